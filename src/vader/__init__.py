@@ -1,0 +1,37 @@
+"""VADeR: unsupervised learning of dense visual representations. Pretrain on a folder of images, embed every pixel.
+
+Names are loaded when first used, so that `import vader` costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from vader.checkpoint import load_model as load
+    from vader.pretrain import PretrainConfig, pretrain
+    from vader.views import ViewConfig
+
+_WHERE = {
+    "load": ("vader.checkpoint", "load_model"),
+    "pretrain": ("vader.pretrain", "pretrain"),
+    "PretrainConfig": ("vader.pretrain", "PretrainConfig"),
+    "ViewConfig": ("vader.views", "ViewConfig"),
+    "NetworkConfig": ("vader.network", "NetworkConfig"),
+    "recipes": ("vader.recipes", None),
+    "VaderError": ("vader.errors", "VaderError"),
+}
+__all__ = ["NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "load", "pretrain", "recipes"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'vader' has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute) if attribute else import_module(module)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,195 @@
+"""What the command line's verbs do: words -> configs -> the library."""
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vader import recipes
+from vader.errors import BadCheckpoint, BadInput
+from vader.images.folder import list_images
+from vader.journal import read_metrics
+from vader.pretrain import PretrainConfig
+from vader.pretrain import pretrain as run_pretrain
+from vader.runtime import choose_device, choose_precision
+
+
+def pretrain(
+    images: Path | None, out: Path | None, *, resume: Path | None, extend: int, quiet: bool, given: dict[str, Any]
+) -> Path:
+    """Start or continue a run; see `vader pretrain --help`."""
+    if resume is not None:
+        if images is not None or out is not None:
+            raise BadInput("--resume: expected the run folder alone, got IMAGES or --out too; a run keeps its settings")
+        return run_pretrain(read_config(resume), resume=True, extend=extend, quiet=quiet)
+    if images is None or out is None:
+        raise BadInput("pretrain: expected IMAGES and --out RUN (or --resume RUN)")
+    if extend:
+        raise BadInput("--extend goes with --resume RUN")
+    return run_pretrain(make_config(images, out, given, quiet), quiet=quiet)
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """The config of a run folder, with the folder's place as it is now."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise BadInput(f"--resume: expected a run folder with a config.json, found none in {run}")
+    try:
+        return PretrainConfig.model_validate_json(path.read_text()).model_copy(update={"out": run})
+    except ValidationError as error:
+        raise BadCheckpoint(f"{path}: {explain(error)}") from None
+
+
+def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = False) -> PretrainConfig:
+    """A config from a recipe, a TOML file, --set and flags, in rising order of precedence."""
+    count = len(list_images(images))
+    device = choose_device(given["device"])
+    changes: dict[str, Any] = {"device": device, "precision": choose_precision(given["precision"], device)}
+    if given["config"] is not None:
+        changes |= read_toml(given["config"])
+    for item in given["set"]:
+        key, value = parse_setting(item)
+        assign(changes, key, value)
+    flags = {"objective", "init", "steps", "batch", "queue", "seed", "workers", "devices"}
+    changes |= {key: given[key] for key in flags if given[key] is not None}
+    if given["freeze_encoder"]:
+        changes["freeze_encoder"] = True
+    if given["size"] is not None:
+        assign(changes, "views.size", given["size"])
+    if given["views"] is not None:
+        assign(changes, "views.pairing", given["views"])
+    if given["encoder"] is not None:
+        assign(changes, "network.encoder", given["encoder"])
+
+    name = given["recipe"] or recipes.suggest(device)
+    config = build(name, images, out, count, changes)
+    lengths = [key for key in ("steps", "epochs", "minutes") if given[key] is not None]
+    if len(lengths) > 1:
+        raise BadInput(f"expected one of --steps, --epochs, --minutes, got {' and '.join('--' + x for x in lengths)}")
+    if given["epochs"] is not None:
+        config = config.model_copy(update={"steps": max(1, round(given["epochs"] * count / config.batch))})
+    if given["minutes"] is not None:
+        config = config.model_copy(update={"steps": steps_in(config, given["minutes"], quiet)})
+    if not quiet:
+        print(recipes.explain(name, config, count), file=sys.stderr)
+    return config
+
+
+def build(name: recipes.RecipeName, images: Path, out: Path, count: int, changes: dict[str, Any]) -> PretrainConfig:
+    """A recipe's config with changes, nested ones merged. Raises BadInput in words for what does not validate."""
+    try:
+        return recipes.RECIPES[name](images, out, count, **changes)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line."""
+    parts = []
+    for problem in error.errors():
+        where = ".".join(str(x) for x in problem["loc"])
+        got = "" if problem["type"] in ("value_error", "missing") else f", got {problem['input']!r}"
+        parts.append(f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}{got}")
+    return "; ".join(parts)
+
+
+def parse_setting(item: str) -> tuple[str, Any]:
+    """'KEY=VALUE' -> key and the value as TOML reads it (a bare word is a string)."""
+    key, equals, text = item.partition("=")
+    if not equals or not key:
+        raise BadInput(f"--set: expected KEY=VALUE, got {item!r}")
+    if text.lower() == "none":
+        return key, None
+    try:
+        return key, tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+
+
+def assign(changes: dict[str, Any], key: str, value: Any) -> None:
+    """changes['a']['b'] = value for key 'a.b'."""
+    *path, last = key.split(".")
+    for part in path:
+        changes = changes.setdefault(part, {})
+        if not isinstance(changes, dict):
+            raise BadInput(f"--set {key}: {part} is no group of settings")
+    changes[last] = value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file of settings."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"--config {path}: expected a TOML file of settings, got {error}") from None
+
+
+def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
+    """How many steps fit into so many minutes here: a few are run in a folder that is thrown away."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        trial = config.model_copy(
+            update={"out": Path(folder) / "trial", "steps": 20, "log_every": 10, "exam_every": 1000, "save_every": 1000}
+        )
+        run_pretrain(trial, quiet=True)
+        speeds = [line["images_per_s"] for line in read_metrics(trial.out) if "images_per_s" in line]
+    per_step = config.batch / speeds[-1]  # the first window holds the warming up
+    steps = max(1, int(60 * minutes / per_step))
+    if not quiet:
+        print(f"about {1 / per_step:.2f} steps/s here: {steps} steps in {minutes:g} minutes", file=sys.stderr)
+    return steps
+
+
+def embed(
+    model: Path, images: Path, out: Path, size: int | None, batch: int, device: str, precision: str, workers: int,
+    quiet: bool,
+) -> Path:  # fmt: skip
+    """Write dense maps; see `vader embed --help`."""
+    from vader import predict
+    from vader.checkpoint import load_model
+
+    if size is not None and size < 32:
+        raise BadInput(f"--size: expected at least 32 px, got {size}")
+    if batch < 1:
+        raise BadInput(f"--batch: expected at least 1, got {batch}")
+    device = choose_device(device)
+    network = load_model(model, device)
+    listed = list_images(images)
+    predict.embed_to_disk(
+        network, listed, out, identity=network.card["sha256"], size=size, batch=batch, device=device,
+        precision=choose_precision(precision, device), workers=workers, say=None if quiet else predict.to_stderr,
+    )  # fmt: skip
+    return out
+
+
+def show(
+    what: str, model: Path, images: Path, out: Path, count: int, at: str | None, size: int | None, seed: int,
+    device: str, quiet: bool,
+) -> list[Path]:  # fmt: skip
+    """Write pictures; see `vader show --help`."""
+    from vader import show as pictures
+    from vader.checkpoint import load_model
+
+    if count < 1:
+        raise BadInput(f"--count: expected at least 1, got {count}")
+    device = choose_device(device)
+    network, listed = load_model(model, device), list_images(images)
+    if what == "pca":
+        return [pictures.show_pca(network, listed, out, count, size, device)]
+    if what == "matches":
+        return [pictures.show_matches(network, listed, out, count, size, seed, device)]
+    return [pictures.show_similar(network, listed, out, count, parse_point(at), size, device)]
+
+
+def parse_point(text: str | None) -> tuple[float, float] | None:
+    """'X,Y' -> (X, Y)."""
+    if text is None:
+        return None
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise BadInput(f"--at: expected X,Y in pixels, got {text!r}") from None
+    return x, y

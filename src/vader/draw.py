@@ -1,0 +1,123 @@
+"""Pictures: the only importer of matplotlib. Arrays in, PNG files out.
+
+Axes: H W pixels, N points. Images are uint8 or floats in [0, 1], (H, W, 3); points are (x, y) in pixels.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+GOOD, BAD = "#35d06a", "#ff4b3e"
+
+
+def _save(figure: Any, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    return path
+
+
+def _show(axis: Any, image: np.ndarray, title: str = "") -> None:
+    height, width = image.shape[:2]
+    # The extent puts pixel centres at + 0.5, as everywhere in this package.
+    axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
+    axis.set_xlim(0, width)
+    axis.set_ylim(height, 0)
+    axis.set_title(title, fontsize=8)
+    axis.axis("off")
+
+
+def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: str = "") -> Path:
+    """A grid of titled images."""
+    columns = max(len(row) for row in rows)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(2.6 * columns, 2.3 * len(rows)), squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        for axis in line:
+            axis.axis("off")
+        for (image, name), axis in zip(row, line, strict=False):
+            _show(axis, image, name)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def matches(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]], path: Path, title: str = ""
+) -> Path:
+    """Pairs of views side by side with a line from each query to its match; (view 1, view 2, queries, found, good)."""
+    columns = min(2, len(pairs))
+    lines = -(-len(pairs) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(6 * columns, 3.1 * lines), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (first, second, queries, found, good) in zip(axes.flat, pairs, strict=False):
+        gap = 8
+        width = first.shape[1] + gap
+        between = np.full((first.shape[0], gap, 3), 255, dtype=np.uint8)
+        _show(axis, np.concatenate([first, between, second], 1), f"{int(good.sum())} of {len(good)} within one cell")
+        for (x0, y0), (x1, y1), right in zip(queries, found, good, strict=True):
+            axis.plot([x0, x1 + width], [y0, y1], color=GOOD if right else BAD, linewidth=0.9, alpha=0.9)
+            axis.plot([x0, x1 + width], [y0, y1], "o", color=GOOD if right else BAD, markersize=2)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def similar(
+    query: np.ndarray, at: tuple[float, float], found: Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]],
+    path: Path, title: str = "",
+) -> Path:  # fmt: skip
+    """The query with its pixel marked; then each found image above its similarity map, best pixel marked.
+
+    Maps share one colour scale, so that a lower peak looks lower.
+    """
+    columns = len(found) + 1
+    figure, axes = plt.subplots(2, columns, figsize=(2.6 * columns, 4.8), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    _show(axes[0, 0], query, "query")
+    axes[0, 0].plot(*at, "+", color=BAD, markersize=14, markeredgewidth=2.5)
+    low = min(float(np.quantile(heat, 0.5)) for _, heat, _, _ in found)
+    for column, (image, heat, best, name) in enumerate(found, 1):
+        _show(axes[0, column], image, name)
+        axes[0, column].plot(*best, "+", color=GOOD, markersize=10, markeredgewidth=2)
+        height, width = image.shape[:2]
+        axes[1, column].imshow(heat, extent=(0, width, height, 0), cmap="magma", vmin=low, vmax=1.0)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> Path:
+    """Loss beside chance, the exam beside its baselines, rank and spread, from the lines of `metrics.jsonl`."""
+    steps = [line for line in lines if "chance_loss" in line and not line.get("skipped")]
+    exams = [line for line in lines if "match" in line]
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
+    axes[0].plot([x["step"] for x in steps], [x["chance_loss"] for x in steps], "--", color="grey", label="chance")
+    axes[0].plot([x["step"] for x in steps], [x["loss"] for x in steps], label="loss")
+    filling = [x["step"] for x in steps if x["queue_fill"] < 1]
+    if filling:
+        axes[0].axvspan(0, filling[-1], color="orange", alpha=0.15, label="queue fills: more negatives, higher loss")
+    axes[0].set_title("loss")
+    axes[0].legend(fontsize=7)
+    for name, style in (("match", "-"), ("start", ":"), ("hypercolumn", ":"), ("raw_colour", ":"), ("chance_match", "--")):
+        axes[1].plot([x["step"] for x in exams], [x[name] for x in exams], style, label=name.replace("_", " "))
+    axes[1].set_title("held-out points matched within one cell")
+    axes[1].legend(fontsize=7)
+    axes[2].plot([x["step"] for x in exams], [x["rank"] for x in exams], label="effective rank")
+    axes[2].legend(fontsize=7, loc="upper left")
+    right = axes[2].twinx()
+    right.plot([x["step"] for x in exams], [x["deviation"] for x in exams], color="tab:red", label="deviation (1 = even)")
+    right.legend(fontsize=7, loc="lower right")
+    axes[2].set_title("spread of embeddings")
+    for axis in axes:
+        axis.set_xlabel("step")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return _save(figure, path)

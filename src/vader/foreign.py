@@ -1,0 +1,119 @@
+"""Weights made elsewhere: official MoCo v1/v2, torchvision, timm, or another vader model, into an encoder or network.
+
+Every loading reports what matched, what was missing and what was not used; a partial match is an error unless the
+user allows it by name.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vader.checkpoint import read_tensors
+from vader.errors import BadCheckpoint
+from vader.network import Network
+
+# Prefixes under which known code bases keep the network that we want, tried in this order.
+PREFIXES = (
+    "module.encoder_q.",  # facebookresearch/moco, saved from DistributedDataParallel
+    "encoder_q.",
+    "module.base_encoder.",  # MoCo v3
+    "module.backbone.",
+    "backbone.",
+    "module.encoder.",
+    "module.",
+    "model.",
+    "encoder.body.",  # a vader model
+    "",
+)
+# Parts of those networks that are no encoder: classifiers, projection heads, what timm leaves out of `features_only`.
+UNUSED = re.compile(
+    r"^(fc|head|classifier|last_linear|conv_head|bn2(?=\.(weight|bias|running_|num_))|global_pool|mlp|projector|"
+    r"predictor|prototypes|neck|norm_head|head_norm|final_conv|pre_logits|pyramid|decoder)(\.|$)"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a weight file fitted: names (of ours) that matched or are missing, names (of the file's) that were not used."""
+
+    source: str
+    prefix: str
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f"{self.source}: {len(self.matched)} tensors matched, {len(self.missing)} missing, {len(self.unused)} not used"
+        for word, names in (("missing", self.missing), ("not used", self.unused)):
+            if names:
+                text += f"; {word}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"
+        return text
+
+
+def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()) -> Report:
+    """Load a weight file into a network's encoder, or into all of it if the file is a vader model of the same shape.
+
+    `allow_missing` are patterns (regular expressions) of our names that the file need not have. Raises BadCheckpoint
+    with the report if other names are missing or a shape differs.
+    """
+    tensors = read_tensors(path)
+    ours = network.state_dict()
+    if tensors.keys() >= {n for n in ours if not n.startswith("head.")} and not _differing(tensors, ours):
+        return _load(network, tensors, str(path), "", allow_missing)
+    body = network.encoder.body
+    prefix, renamed = _best_prefix(tensors, body.state_dict())
+    return _load(body, renamed, str(path), prefix, allow_missing)
+
+
+def _best_prefix(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The prefix under which most of the encoder's names are found, and the tensors without it."""
+
+    def strip(prefix: str) -> dict[str, Tensor]:
+        return {_timm_name(n[len(prefix) :], ours): t for n, t in tensors.items() if n.startswith(prefix)}
+
+    prefix = max(PREFIXES, key=lambda candidate: len(strip(candidate).keys() & ours.keys()))
+    return prefix, strip(prefix)
+
+
+def _timm_name(name: str, ours: Mapping[str, Tensor]) -> str:
+    """timm's `features_only` networks flatten `layer1.0` to `layer1_0` in some families; use whichever ours has."""
+    if name in ours:
+        return name
+    flattened = re.sub(r"^(stages|blocks|layers|features)\.(\d+)\.", r"\1_\2.", name)
+    return flattened if flattened in ours else name
+
+
+def _differing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in ours if name in tensors and tensors[name].shape != ours[name].shape]
+
+
+def _load(
+    module: nn.Module, tensors: Mapping[str, Tensor], source: str, prefix: str, allow_missing: tuple[str, ...]
+) -> Report:
+    ours = module.state_dict()
+    differing = _differing(tensors, ours)
+    # num_batches_tracked is a counter that old files lack and that nothing reads.
+    wanted = [name for name in ours if not name.endswith("num_batches_tracked")]
+    missing = tuple(name for name in wanted if name not in tensors)
+    unused = tuple(name for name in tensors if name not in ours)
+    report = Report(source, prefix, tuple(n for n in wanted if n in tensors), missing, unused)
+    if differing:
+        name = differing[0]
+        raise BadCheckpoint(
+            f"{source}: {name} has shape {tuple(tensors[name].shape)}, the network expects {tuple(ours[name].shape)} "
+            f"({len(differing)} tensors differ); is --encoder the network that these weights were made for?"
+        )
+    refused = [name for name in missing if not any(re.search(pattern, name) for pattern in allow_missing)]
+    if refused or not report.matched:
+        raise BadCheckpoint(
+            f"{report}. A partial match is refused; check --encoder, or allow names with --set "
+            "'allow_missing=[\"PATTERN\"]'"
+        )
+    foreign = [name for name in unused if not UNUSED.match(name) and not name.startswith("module.queue")]
+    if prefix == "" and len(foreign) > len(report.matched):
+        raise BadCheckpoint(f"{report}. Most of the file is something else; check --encoder")
+    module.load_state_dict({name: tensors.get(name, ours[name]) for name in ours})
+    return report

@@ -1,0 +1,95 @@
+"""Geometry on pixels: an image seen through a homography (and a smooth flow); OpenCV on the CPU, torch on a batch.
+
+`matrix` always maps *view* pixels to *image* pixels (points, (x, y), centres at + 0.5; see `geometry.py`), so the
+view's pixel p shows the image at matrix(p).
+
+Axes: B images, H W pixels of the image, S the view's side.
+"""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from vader.geometry import Flow, cell_centres, scaling, transform
+
+# Between 1 and 2 source pixels a view pixel, bilinear reading still touches every source pixel. Above it, they are
+# averaged first, or fine texture would turn into noise that no feature can match.
+BILINEAR_LIMIT = 2.0
+
+
+def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow: Flow | None = None) -> np.ndarray:
+    """The size x size view of an (H, W, 3) uint8 or float32 image; outside the image it is mirrored."""
+    if flow is None and _is_crop(matrix, image, size):
+        return _crop(image, matrix, size)
+    image, matrix = _shrink(image, matrix, size)
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    if flow is None:
+        index_matrix = np.linalg.inv(half) @ matrix @ half  # OpenCV counts from pixel centres
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        if not matrix[2, :2].any():
+            affine = (index_matrix / index_matrix[2, 2])[:2]
+            return cv2.warpAffine(image, affine, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
+        return cv2.warpPerspective(image, index_matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
+    points = transform(matrix, flow.apply(cell_centres(size, size, 1))) - 0.5
+    grid = points.astype(np.float32).reshape(size, size, 2)
+    return cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
+def _is_crop(matrix: np.ndarray, image: np.ndarray, size: int) -> bool:
+    """Whether the view is a crop at whole pixels, mirrored or not, with at least one source pixel a view pixel.
+
+    Enlarged crops are read by `warpAffine` instead: `resize` would stop at the crop's edge where the image goes on.
+    """
+    if matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any() or abs(matrix[0, 0]) < 1 or matrix[1, 1] < 1:
+        return False
+    corners = transform(matrix, np.array([[0.0, 0.0], [size, size]]))
+    whole = np.abs(corners - np.rint(corners)).max() < 1e-6
+    within = corners.min() > -1e-6 and (corners.max(0) < np.array(image.shape[1::-1]) + 1e-6).all()
+    return bool(whole and within)
+
+
+def _crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
+    (x0, y0), (x1, y1) = np.rint(transform(matrix, np.array([[0.0, 0.0], [size, size]]))).astype(int)
+    mirrored = x0 > x1
+    part = image[y0:y1, min(x0, x1) : max(x0, x1)]
+    coarse = max(abs(matrix[0, 0]), matrix[1, 1]) > BILINEAR_LIMIT
+    view = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if coarse else cv2.INTER_LINEAR)
+    return cv2.flip(view, 1) if mirrored else view
+
+
+def _shrink(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Halve the image until the view's centre reads at most BILINEAR_LIMIT pixels a pixel, and adapt the matrix."""
+    around = transform(matrix, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) + size / 2)
+    scale = max(np.linalg.norm(around[1] - around[0]), np.linalg.norm(around[2] - around[0]))
+    halvings = 0
+    while scale > BILINEAR_LIMIT:
+        halvings, scale = halvings + 1, scale / 2
+    if not halvings:
+        return image, matrix
+    height, width = image.shape[:2]
+    small = (max(1, width >> halvings), max(1, height >> halvings))
+    shrunk = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return shrunk, scaling(small[0] / width, small[1] / height) @ matrix
+
+
+def warp_batch(
+    images: Float[Tensor, "B 3 H W"], matrices: Float[Tensor, "B 3 3"], size: int, supersample: int = 1
+) -> Float[Tensor, "B 3 S S"]:
+    """The views of a batch of equally large images on their device; beyond the image its edge is repeated.
+
+    `supersample` reads that many points a pixel and axis and averages them: 2 stands for `warp`'s averaging when views
+    hold more than BILINEAR_LIMIT source pixels a pixel.
+    """
+    H, W = images.shape[2:]
+    n = size * supersample
+    centres = (torch.arange(n, device=images.device, dtype=torch.float32) + 0.5) / supersample
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    homogeneous = torch.stack([x, y, torch.ones_like(x)], -1)  # (n, n, 3)
+    mapped = torch.einsum("bij,yxj->byxi", matrices.float(), homogeneous)
+    points = mapped[..., :2] / mapped[..., 2:]
+    grid = 2 * points / points.new_tensor([W, H]) - 1
+    views = F.grid_sample(images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    return F.avg_pool2d(views, supersample) if supersample > 1 else views

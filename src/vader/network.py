@@ -1,0 +1,222 @@
+"""The networks: encoder + feature pyramid + dense decoder (section 3.2), and MoCo's encoder + image head.
+
+Axes: B images, C channels, D embedding, H W pixels, h w cells. Images are float RGB in [0, 1]; each network knows its
+encoder's normalisation.
+"""
+
+import math
+from typing import Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from vader.errors import BadInput
+
+STRIDE = 4  # of the dense map
+LEVEL_STRIDES = (4, 8, 16, 32)
+MIN_SIDE = 32  # pixels; below it the coarsest level would hold nothing but padding
+
+
+class NetworkConfig(BaseModel):
+    """What a network is made of; with it and its tensors a model can be rebuilt.
+
+    The paper's decoder is `pyramid_width=256, decoder_width=128, pyramid_outputs=True` (4,984,704 parameters);
+    without the pyramid's 3x3 outputs it has 2,624,384, which is nearer to the paper's "around 2M".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["dense", "image"] = "dense"  # VADeR's encoder-decoder, or MoCo's encoder with an image head
+    encoder: str = "resnet50"
+    dim: int = Field(128, ge=2)
+    pyramid_width: int = Field(256, ge=8)
+    decoder_width: int = Field(128, ge=8)
+    pyramid_outputs: bool = True
+
+
+class Encoder(nn.Module):
+    """A timm CNN giving its levels at strides 4, 8, 16 and 32, normalising its input itself.
+
+    Raises BadInput for a name that timm does not know or a network without these levels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        try:
+            self.body = timm.create_model(name, features_only=True, pretrained=False)
+        except Exception as error:  # timm raises RuntimeError, AssertionError and others, by family
+            raise BadInput(
+                f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, got {name!r} ({error}); "
+                "timm.list_models() lists the names"
+            ) from None
+        strides = list(self.body.feature_info.reduction())
+        missing = set(LEVEL_STRIDES) - set(strides)
+        if missing:
+            raise BadInput(f"encoder {name!r} has strides {strides}; {sorted(missing)} are missing. Use a CNN that has them")
+        self.name = name
+        self.levels = [strides.index(s) for s in LEVEL_STRIDES]
+        self.channels = [self.body.feature_info.channels()[i] for i in self.levels]
+        pretrained = timm.get_pretrained_cfg(name)
+        mean = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
+        std = pretrained.std if pretrained else (0.229, 0.224, 0.225)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """The four levels, finest first, of images whose sides are multiples of 32."""
+        maps = self.body((images - self.mean) / self.std)
+        return [maps[i] for i in self.levels]
+
+
+class Pyramid(nn.Module):
+    """Feature pyramid (Lin et al. 2017): 1x1 laterals, nearest x2 top-down sums, optional 3x3 outputs."""
+
+    def __init__(self, channels: list[int], width: int, outputs: bool) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels)
+        self.outputs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=1) if outputs else nn.Identity() for _ in channels
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)  # Detectron2's "Xavier" fill
+                nn.init.zeros_(_bias(module))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """The levels, finest first, at one width."""
+        merged = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
+        for i in range(len(merged) - 2, -1, -1):
+            merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")
+        return [output(level) for output, level in zip(self.outputs, merged, strict=True)]
+
+
+class Decoder(nn.Module):
+    """Semantic branch (Kirillov et al. 2019): every level to stride 4 by [3x3, GroupNorm, ReLU, bilinear x2], then a
+    sum and a 1x1. The stride-4 level has one such block without upsampling, as in the reference code."""
+
+    def __init__(self, width_in: int, width: int, dim: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList()
+        for stride in LEVEL_STRIDES:
+            doublings = int(math.log2(stride // STRIDE))
+            blocks: list[nn.Module] = []
+            for i in range(max(1, doublings)):
+                conv = nn.Conv2d(width_in if i == 0 else width, width, 3, padding=1, bias=False)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                blocks += [conv, nn.GroupNorm(_groups(width), width), nn.ReLU(inplace=True)]
+                if doublings:
+                    blocks.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            self.branches.append(nn.Sequential(*blocks))
+        self.embedding = nn.Conv2d(width, dim, 1)
+        nn.init.kaiming_normal_(self.embedding.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(_bias(self.embedding))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """(B, dim, h, w) at stride 4, not normalised."""
+        total = self.branches[0](levels[0])
+        for branch, level in zip(self.branches[1:], levels[1:], strict=True):
+            total = total + branch(level)
+        return self.embedding(total)
+
+
+class DenseNetwork(nn.Module):
+    """VADeR's network: an embedding for every cell at stride 4."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        self.pyramid = Pyramid(self.encoder.channels, config.pyramid_width, config.pyramid_outputs)
+        self.decoder = Decoder(config.pyramid_width, config.decoder_width, config.dim)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """Features (not normalised) of images of any size >= 32: h = ceil(H / 4), w = ceil(W / 4).
+
+        Sides that are no multiple of 32 are padded right and below with the normalisation's mean (the zeros that the
+        convolutions themselves pad with) and the result is cropped, so that cell centres stay where they are.
+        """
+        h, w = (-(-side // STRIDE) for side in images.shape[2:])
+        levels = self.encoder(_pad(images, self.encoder.mean))
+        return self.decoder(self.pyramid(levels))[..., :h, :w].float()
+
+    features = forward
+
+    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """L2-normalised embeddings, (B, D, ceil(H / 4), ceil(W / 4))."""
+        return F.normalize(self.features(images), dim=1)
+
+
+class ImageNetwork(nn.Module):
+    """MoCo v2's network: pooled encoder and a two-layer head, one vector an image.
+
+    It has no decoder; its dense map is the encoder's hypercolumn: each level L2-normalised, brought to stride 4 and
+    concatenated, the strongest training-free reading of a global network that we know.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder)
+        width = self.encoder.channels[-1]
+        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, config.dim))
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
+        """One vector an image (not normalised)."""
+        return self.head(self.encoder(images)[-1].mean((2, 3))).float()
+
+    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The hypercolumn at stride 4; C is the sum of the levels' channels."""
+        return hypercolumn(self.encoder, images)
+
+    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+        """The hypercolumn, L2-normalised."""
+        return F.normalize(self.features(images), dim=1)
+
+
+Network = DenseNetwork | ImageNetwork
+
+
+def build(config: NetworkConfig) -> Network:
+    """The network that a config describes, with fresh weights from torch's global generator."""
+    return DenseNetwork(config) if config.kind == "dense" else ImageNetwork(config)
+
+
+def hypercolumn(encoder: Encoder, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+    """All levels of an encoder, each L2-normalised, bilinearly brought to stride 4 and concatenated."""
+    h, w = (-(-side // STRIDE) for side in images.shape[2:])
+    levels = encoder(_pad(images, encoder.mean))
+    size = levels[0].shape[2:]
+    maps = [F.interpolate(F.normalize(x.float(), dim=1), size=size, mode="bilinear") for x in levels]
+    return torch.cat(maps, 1)[..., :h, :w]
+
+
+def _pad(images: Tensor, mean: Tensor) -> Tensor:
+    H, W = images.shape[2:]
+    if min(H, W) < MIN_SIDE:
+        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {H}x{W}; enlarge them first")
+    bottom, right = -H % 32, -W % 32
+    if not (bottom or right):
+        return images
+    padded = mean.expand(*images.shape[:2], H + bottom, W + right).to(images.dtype).clone()
+    padded[..., :H, :W] = images
+    return padded
+
+
+def _groups(width: int) -> int:
+    """GroupNorm's 32 groups, or as many as keep four channels to a group in narrow decoders."""
+    groups = min(32, max(1, width // 4))
+    while width % groups:
+        groups -= 1
+    return groups
+
+
+def _bias(module: nn.Conv2d) -> Tensor:
+    assert module.bias is not None
+    return module.bias

@@ -1,0 +1,120 @@
+"""Whole configs for pretraining. A recipe is a function; a variant is a `replace` (`model_copy(update=...)`).
+
+`suggest` picks one for the hardware and fits it to the number of images; the rest is arithmetic on what it finds.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from vader.cost import fitting_decoder
+from vader.network import NetworkConfig
+from vader.pretrain import PretrainConfig
+
+RecipeName = Literal["quick", "default", "paper"]
+
+
+def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
+    """Every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
+    queue 65,536, momentum 0.999, SGD at 3e-7 / 3e-3, 6M steps at a constant rate.
+
+    Cost: 768M images seen; weeks on four GPUs of its day. Expected: the paper's Table 1 (VOC 56.7 mIoU).
+    """
+    return _config(images, out, {"steps": 6_000_000, "workers": cpu_workers()}, changes)
+
+
+def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
+    """ResNet-50 at 224 px on one GPU, from scratch or from `init`: the paper's loss, a schedule that ends.
+
+    Cost: 100 epochs, at least 20,000 steps of 128 pairs.
+    """
+    batch = changes.get("batch", 128)
+    settings = {"steps": max(20_000, 100 * count // batch), "workers": cpu_workers(), "exam_every": 1000}
+    return _config(images, out, settings | _fitted(count, batch, changes) | _short_run(changes), changes)
+
+
+def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
+    """A small network at 96 px that learns within minutes on two CPU cores: ResNet-10-t unless `network` says else.
+
+    Cost: 30 epochs, at least 600 steps of 32 pairs; about 80 pairs a second on two cores with bf16 units.
+    """
+    batch = changes.get("batch", 32)
+    settings: dict[str, Any] = {
+        "steps": max(600, 30 * count // batch), "batch": batch, "workers": min(2, cpu_workers()),
+        "views": {"size": 96}, "network": {"encoder": "resnet10t"},
+        "held_out": 64, "exam_every": 200, "save_every": 200,
+    }  # fmt: skip
+    return _config(images, out, settings | _fitted(count, batch, changes) | _short_run(changes), changes)
+
+
+RECIPES = {"paper": paper, "default": default, "quick": quick}
+
+
+def suggest(device: str) -> RecipeName:
+    """The recipe that suits a device."""
+    return "default" if device == "cuda" else "quick"
+
+
+def explain(name: RecipeName, config: PretrainConfig, count: int) -> str:
+    """Why the settings are what they are, for the console."""
+    text = (
+        f"recipe {name}: {config.objective}, {config.network.encoder} at {config.views.size} px, batch {config.batch}, "
+        f"{config.steps} steps ({config.steps * config.batch / count:.1f} epochs of {count} images), "
+        f"{config.device} {config.precision}"
+    )
+    if config.queue < 65_536:
+        text += (
+            f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that holds "
+            "more than a share of them is full of the same things (false negatives)"
+        )
+    if name == "paper" and config.init is None:
+        text += (
+            "\nwarning: the paper starts from official MoCo v2 weights and its encoder rate (3e-7) leaves a fresh "
+            "encoder as it is; give --init moco_v2_800ep_pretrain.pth.tar"
+        )
+    return text
+
+
+def cpu_workers() -> int:
+    """Worker processes that the machine's cores allow (cores this process may use, at most 16)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(16, cores)
+
+
+def queue_length(count: int, batch: int, keys: int) -> int:
+    """A queue that holds the keys of a quarter of the images, at most the paper's 65,536, at least two batches.
+
+    A longer one mostly adds other views of the same things, and stale keys: false negatives.
+    """
+    return max(2 * batch * keys, min(65_536, count * keys // 4))
+
+
+def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str, Any]) -> PretrainConfig:
+    """Settings with changes over them, nested groups merged, and a decoder that suits the encoder."""
+    full: dict[str, Any] = {"images": images, "out": out, **settings}
+    for key, value in changes.items():
+        full[key] = full.get(key, {}) | value if isinstance(value, dict) else value
+    network = full.setdefault("network", {})
+    if isinstance(network, dict):
+        encoder = network.get("encoder", NetworkConfig().encoder)
+        kind = "image" if full.get("objective") == "moco" else "dense"
+        widths = {} if encoder == NetworkConfig().encoder or kind == "image" else fitting_decoder(encoder)
+        full["network"] = widths | {"kind": kind} | network
+    return PretrainConfig(**full)
+
+
+def _fitted(count: int, batch: int, changes: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the number of images and the batch."""
+    groups = max((g for g in (1, 2, 4) if batch % g == 0 and batch // g >= 8), default=1)
+    fitted: dict[str, Any] = {"bn_groups": groups, "skip_own": count < 100_000}
+    if changes.get("objective") == "moco":
+        return fitted | {"queue": queue_length(count, batch, 1), "temperature": 0.2, "factor": 1.0}
+    return fitted | {"queue": queue_length(count, batch, changes.get("points", 32))}
+
+
+def _short_run(changes: dict[str, Any]) -> dict[str, Any]:
+    """Rates and schedule for runs that end: cosine, warm-up, a teacher that follows within hundreds of steps."""
+    return {
+        "schedule": "cosine", "warmup_steps": 50, "momentum": 0.99,
+        "lr_encoder": 3e-4 if changes.get("init") else 3e-3, "lr_decoder": 3e-3,
+    }  # fmt: skip

@@ -1,0 +1,232 @@
+"""Device, precision, processes, random states, interrupts and atomic files: what the rest runs on.
+
+Everything that concerns more than one process goes through here, so that the rest is written once for any number.
+"""
+
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from vader.errors import BadInput
+
+# --- Device, precision, processes ----------------------------------------------------------------------------------
+
+
+def choose_device(device: str) -> str:
+    """'auto', 'cpu' or 'cuda' -> 'cpu' or 'cuda'. Raises BadInput if CUDA is asked for and not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device: expected a CUDA device, found none; use --device cpu, or check the driver")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """'auto' -> 'bf16' on GPUs and on CPUs with bf16 matrix units, 'fp32' elsewhere."""
+    if precision != "auto":
+        return precision
+    has_units = device == "cuda" or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return "bf16" if has_units else "fp32"
+
+
+def start_fabric(device: str, precision: str, devices: int, nodes: int = 1) -> Fabric:
+    """A launched Fabric: one process, or as many as `devices` x `nodes`, torchrun or Slurm say."""
+    fabric = Fabric(
+        accelerator=device,
+        devices=devices,
+        num_nodes=nodes,
+        precision={"fp32": "32-true", "bf16": "bf16-mixed"}[precision],  # type: ignore[arg-type]
+        strategy="auto" if devices * nodes == 1 and "WORLD_SIZE" not in os.environ else "ddp",
+    )
+    fabric.launch()
+    return fabric
+
+
+def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
+    """The processes' tensors one after the other along the first axis, on every process. No gradient."""
+    if fabric.world_size == 1:
+        return tensor
+    gathered = fabric.all_gather(tensor)
+    assert isinstance(gathered, Tensor)
+    return gathered.flatten(0, 1)
+
+
+def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
+    """Whether `fine` holds on every process."""
+    if fabric.world_size == 1:
+        return fine
+    return bool(fabric.all_reduce(torch.tensor(float(fine), device=fabric.device), reduce_op="sum") == fabric.world_size)
+
+
+# --- Random states -------------------------------------------------------------------------------------------------
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators (fresh weights, dropout)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_tensors() -> dict[str, Tensor]:
+    """Torch's and numpy's global random states as tensors."""
+    numpy_state = np.random.get_state(legacy=True)
+    states = {
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)),
+        "numpy_position": torch.tensor([numpy_state[2]]),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def python_random_state() -> list[Any]:
+    """Python's global random state as JSON."""
+    version, numbers, gauss = random.getstate()
+    return [version, list(numbers), gauss]
+
+
+def restore_random(tensors: Mapping[str, Tensor], python: list[Any]) -> None:
+    """Put the global random states back."""
+    torch.set_rng_state(tensors["torch"])
+    numbers = tensors["numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", numbers, int(tensors["numpy_position"])))
+    random.setstate((python[0], tuple(python[1]), python[2]))
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+# --- Interrupts ----------------------------------------------------------------------------------------------------
+
+
+class Interrupts:
+    """Remembers SIGINT and SIGTERM, so that a loop can finish its step and save. A second SIGINT ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[Interrupts]:
+    """Within it, interrupts are remembered instead of raised; outside the main thread nothing is caught."""
+    interrupts, before = Interrupts(), {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, interrupts._remember)
+    except ValueError:  # signals can be caught in the main thread alone
+        pass
+    try:
+        yield interrupts
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# --- Files ---------------------------------------------------------------------------------------------------------
+
+
+def prepare_output(folder: Path) -> None:
+    """Make an empty output folder, or raise BadInput saying why it cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"--out: expected a folder, {folder} is a file; choose another name")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise BadInput(f"--out: expected a new or empty folder, {folder} is not empty; choose another or remove it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise BadInput(f"--out: cannot write to {folder} ({error.strerror}); choose another place") from None
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that its name shows the old content or the whole new one, even if the machine stops."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames within a folder last."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill; it gets its final name only when the block ends well, and its files are on disk by then."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+        sync_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and hardware, for the record of a run."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(name: str) -> str | None:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return None
+
+    names = ("vader-dense", "torch", "torchvision", "timm", "numpy", "opencv-python-headless", "simplejpeg")
+    return {
+        "versions": {"python": platform.python_version()} | {name: installed(name) for name in names},
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
