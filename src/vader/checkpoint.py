@@ -52,7 +52,8 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     record = json.loads((found[-1] / "state.json").read_text())
     if record["schema"] != SCHEMA:
         raise BadCheckpoint(
-            f"{found[-1]} has schema {record['schema']}, this version reads {SCHEMA}; resume with the version that wrote it"
+            f"{found[-1]} has schema {record['schema']}, this version reads {SCHEMA}; "
+            "resume with the version that wrote it"
         )
     return load_file(found[-1] / "state.safetensors"), record
 
@@ -149,7 +150,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> Network:
         network.load_state_dict(tensors)
     except RuntimeError as error:
         raise BadCheckpoint(f"{path}: its tensors do not fit its card ({error})") from None
-    network.card = card  # type: ignore[assignment]
+    network.card = card
     return network.eval().to(device)
 
 
@@ -173,4 +174,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not tensors:
         raise BadCheckpoint(f"{path}: expected named tensors, found none")
     return tensors
-

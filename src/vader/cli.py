@@ -58,7 +58,7 @@ def pretrain(
     out
         Run folder to make: config, record, metrics, checkpoints, model.safetensors + model.json.
     recipe
-        quick (CPU, minutes), default (one GPU, hours), paper (every constant of the paper). Chosen by hardware if absent.
+        quick (CPU, minutes), default (one GPU, hours), paper (every constant of the paper); by hardware if absent.
     objective
         vader contrasts matched pixels; moco, the baseline, whole images.
     encoder

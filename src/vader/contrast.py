@@ -213,20 +213,17 @@ class Queue(nn.Module):
         self.filled = min(self.filled + n, self.length)
 
 
-def choose_enqueued(
-    keys: Float[Tensor, "B P D"], enqueue: int | str
-) -> tuple[Float[Tensor, "M D"], Int[Tensor, "M"]]:
+def choose_enqueued(keys: Float[Tensor, "B P D"], enqueue: int | str) -> tuple[Float[Tensor, "M D"], Int[Tensor, "M"]]:
     """What of a batch's matched keys goes into the queue, and the row of the batch that each came from.
 
     'all': every key (MoCo's rule taken literally; our reading of the paper). A number k: the first k of each image
     (their order is random already). 'pooled': the image's mean key, normalised (DenseCL's dense queue).
     """
-    B, P, _ = keys.shape
     if enqueue == "pooled":
         chosen = nn.functional.normalize(keys.mean(1, keepdim=True), dim=2)
     else:
         chosen = keys if enqueue == "all" else keys[:, : int(enqueue)]
-    rows = torch.arange(B, device=keys.device).repeat_interleave(chosen.shape[1])
+    rows = torch.arange(len(keys), device=keys.device).repeat_interleave(chosen.shape[1])
     return chosen.reshape(-1, keys.shape[2]), rows
 
 
@@ -236,6 +233,7 @@ def update_teacher(student: nn.Module, teacher: nn.Module, momentum: float) -> N
 
     Batch-norm statistics are not averaged: the teacher's are its own, of the keys' views (MoCo's rule).
     """
-    ours, theirs = list(teacher.parameters()), list(student.parameters())
+    ours: list[Tensor] = list(teacher.parameters())
+    theirs: list[Tensor] = list(student.parameters())
     assert len(ours) == len(theirs), "student and teacher must have the same parameters"
     torch._foreach_lerp_(ours, [p.to(o.dtype) for p, o in zip(theirs, ours, strict=True)], 1.0 - momentum)

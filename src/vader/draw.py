@@ -70,9 +70,12 @@ def matches(
 
 
 def similar(
-    query: np.ndarray, at: tuple[float, float], found: Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]],
-    path: Path, title: str = "",
-) -> Path:  # fmt: skip
+    query: np.ndarray,
+    at: tuple[float, float],
+    found: Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]],
+    path: Path,
+    title: str = "",
+) -> Path:
     """The query with its pixel marked; then each found image above its similarity map, best pixel marked.
 
     Maps share one colour scale, so that a lower peak looks lower.
@@ -106,14 +109,22 @@ def curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> P
         axes[0].axvspan(0, filling[-1], color="orange", alpha=0.15, label="queue fills: more negatives, higher loss")
     axes[0].set_title("loss")
     axes[0].legend(fontsize=7)
-    for name, style in (("match", "-"), ("start", ":"), ("hypercolumn", ":"), ("raw_colour", ":"), ("chance_match", "--")):
+    for name, style in (
+        ("match", "-"),
+        ("start", ":"),
+        ("hypercolumn", ":"),
+        ("raw_colour", ":"),
+        ("chance_match", "--"),
+    ):
         axes[1].plot([x["step"] for x in exams], [x[name] for x in exams], style, label=name.replace("_", " "))
     axes[1].set_title("held-out points matched within one cell")
     axes[1].legend(fontsize=7)
     axes[2].plot([x["step"] for x in exams], [x["rank"] for x in exams], label="effective rank")
     axes[2].legend(fontsize=7, loc="upper left")
     right = axes[2].twinx()
-    right.plot([x["step"] for x in exams], [x["deviation"] for x in exams], color="tab:red", label="deviation (1 = even)")
+    right.plot(
+        [x["step"] for x in exams], [x["deviation"] for x in exams], color="tab:red", label="deviation (1 = even)"
+    )
     right.legend(fontsize=7, loc="lower right")
     axes[2].set_title("spread of embeddings")
     for axis in axes:

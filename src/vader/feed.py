@@ -74,7 +74,7 @@ def read_image(images: ImageList, index: int, shortest: int = 0) -> np.ndarray:
 
 
 class Pairs(Dataset):
-    """(epoch, image number) -> the pair's tensors. `members` are the images' places in the list (held-out ones left out)."""
+    """(epoch, place) -> a pair's tensors; `members` are the listed images' numbers by place, the held-out left out."""
 
     def __init__(self, images: ImageList, members: np.ndarray, config: FeedConfig) -> None:
         self.images, self.members, self.config = images, members, config
@@ -100,7 +100,7 @@ class Pairs(Dataset):
 
     def _read(self, place: int) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
         """The image at a place, or the next readable one (every process and every resumed run skips alike)."""
-        faults = []
+        faults: list[tuple[str, str]] = []
         for offset in range(REPLACEMENTS):
             index = int(self.members[(place + offset) % len(self.members)])
             if index in self.held:
@@ -201,8 +201,8 @@ class Feed:
             halves = [to["views"][:, k].permute(0, 3, 1, 2).float().div_(255) for k in (0, 1)]
         if colours is not None:
             halves = [paint_batch(half, colours[:, k]) for k, half in enumerate(halves)]
-        halves = [half.contiguous(memory_format=torch.channels_last) for half in halves]
-        return Batch(*halves, to["cells"], to["points"], to["image"], joined["faults"])
+        first, second = (half.contiguous(memory_format=torch.channels_last) for half in halves)
+        return Batch(first, second, to["cells"], to["points"], to["image"], joined["faults"])
 
     def _put_on_device(self) -> None:
         """One canvas for all images, each continued by its edge: a batch is then one gather and one grid_sample."""

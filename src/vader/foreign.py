@@ -37,7 +37,7 @@ UNUSED = re.compile(
 
 @dataclass(frozen=True)
 class Report:
-    """How a weight file fitted: names (of ours) that matched or are missing, names (of the file's) that were not used."""
+    """How a weight file fitted: our names that matched or are missing, the file's names that were not used."""
 
     source: str
     prefix: str
@@ -46,7 +46,8 @@ class Report:
     unused: tuple[str, ...]
 
     def __str__(self) -> str:
-        text = f"{self.source}: {len(self.matched)} tensors matched, {len(self.missing)} missing, {len(self.unused)} not used"
+        counts = f"{len(self.matched)} tensors matched, {len(self.missing)} missing, {len(self.unused)} not used"
+        text = f"{self.source}: {counts}"
         for word, names in (("missing", self.missing), ("not used", self.unused)):
             if names:
                 text += f"; {word}: {', '.join(names[:4])}{', ...' if len(names) > 4 else ''}"

@@ -13,7 +13,6 @@ drawn in worker processes, and 0.05 px is promised); maps are torch tensors.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -43,9 +42,7 @@ def scaling(x: float, y: float) -> Float64[np.ndarray, "3 3"]:
     return np.diag([float(x), float(y), 1.0])
 
 
-def from_corners(
-    source: Float64[np.ndarray, "4 2"], target: Float64[np.ndarray, "4 2"]
-) -> Float64[np.ndarray, "3 3"]:
+def from_corners(source: Float64[np.ndarray, "4 2"], target: Float64[np.ndarray, "4 2"]) -> Float64[np.ndarray, "3 3"]:
     """The homography that sends four source points to four target points (direct linear transform)."""
     rows = []
     for (x, y), (u, v) in zip(source, target, strict=True):
@@ -91,7 +88,7 @@ class Flow:
 
 def inside(points: Float64[np.ndarray, "N 2"], width: float, height: float) -> np.ndarray:
     """(N,) whether each point lies in [0, width] x [0, height]."""
-    return ((points >= 0) & (points <= (width, height))).all(axis=1)
+    return np.asarray(((points >= 0) & (points <= (width, height))).all(axis=1))
 
 
 def read_at(

@@ -107,8 +107,8 @@ def raw_colour(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
 def statistics(first: Tensor, second: Tensor, exam: Exam, sample: int = 4096) -> dict[str, float]:
     """Effective rank, deviation a dimension, alignment and uniformity of embeddings of held-out images.
 
-    * rank: exp of the entropy of the normalised singular values (Roy & Vetterli 2007), 1..D;
-    * deviation: mean standard deviation of a dimension times sqrt(D): 1 when spread evenly over the sphere, 0 collapsed;
+    * rank: exp of the entropy of the normalised singular values (Roy & Vetterli), 1..D;
+    * deviation: mean standard deviation of a dimension times sqrt(D): 1 when spread evenly, 0 collapsed;
     * alignment: mean squared distance of matched points (Wang & Isola 2020), 0..4, smaller is better;
     * uniformity: log mean e^(-2 d^2) over pairs of points of different images, -4..0, smaller is better.
     """
@@ -154,7 +154,8 @@ class Verdict:
 
     def __str__(self) -> str:
         return (
-            f"{self.word} {'as' if self.word == 'the same' else 'than'} where it began: matches within one cell {self.before:.3f} -> {self.score:.3f}, "
+            f"{self.word} {'as' if self.word == 'the same' else 'than'} where it began: matches within one cell "
+            f"{self.before:.3f} -> {self.score:.3f}, "
             f"difference {self.score - self.before:+.3f} (95 % over images: {self.low:+.3f} to {self.high:+.3f})"
         )
 

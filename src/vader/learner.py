@@ -33,7 +33,7 @@ class Learner:
         self.report: Report | None = None
         if config.init is not None:
             self.report = initialise(self.network, config.init, config.allow_missing)
-        self.network.to(fabric.device, memory_format=torch.channels_last)
+        self.network.to(fabric.device).to(memory_format=torch.channels_last)
         use_virtual_groups(self.network, config.bn_groups)
         self.teacher: Network = copy.deepcopy(self.network).requires_grad_(False)
         self.queue = Queue(config.queue, config.network.dim).to(fabric.device)
@@ -42,7 +42,7 @@ class Learner:
             self.network.encoder.requires_grad_(False)
         self.optimizer = _optimizer(config, self.network)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
-        prepared = torch.compile(self.network) if config.compile else self.network
+        prepared: Any = torch.compile(self.network) if config.compile else self.network
         wrapped, self.optimizer = fabric.setup(prepared, self.optimizer)
         self.student: nn.Module = wrapped
         if config.compile:

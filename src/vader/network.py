@@ -5,7 +5,7 @@ encoder's normalisation.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -56,13 +56,16 @@ class Encoder(nn.Module):
                 f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, got {name!r} ({error}); "
                 "timm.list_models() lists the names"
             ) from None
-        strides = list(self.body.feature_info.reduction())
+        info: Any = self.body.feature_info
+        strides = list(info.reduction())
         missing = set(LEVEL_STRIDES) - set(strides)
         if missing:
-            raise BadInput(f"encoder {name!r} has strides {strides}; {sorted(missing)} are missing. Use a CNN that has them")
+            raise BadInput(
+                f"encoder {name!r} has strides {strides}; {sorted(missing)} are missing. Use a CNN that has them"
+            )
         self.name = name
         self.levels = [strides.index(s) for s in LEVEL_STRIDES]
-        self.channels = [self.body.feature_info.channels()[i] for i in self.levels]
+        self.channels = [info.channels()[i] for i in self.levels]
         pretrained = timm.get_pretrained_cfg(name)
         mean = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
         std = pretrained.std if pretrained else (0.229, 0.224, 0.225)
@@ -129,9 +132,11 @@ class Decoder(nn.Module):
 class DenseNetwork(nn.Module):
     """VADeR's network: an embedding for every cell at stride 4."""
 
+    card: dict[str, Any]  # of the file it was loaded from
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.card = config, {}
         self.encoder = Encoder(config.encoder)
         self.pyramid = Pyramid(self.encoder.channels, config.pyramid_width, config.pyramid_outputs)
         self.decoder = Decoder(config.pyramid_width, config.decoder_width, config.dim)
@@ -160,9 +165,11 @@ class ImageNetwork(nn.Module):
     concatenated, the strongest training-free reading of a global network that we know.
     """
 
+    card: dict[str, Any]  # of the file it was loaded from
+
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.card = config, {}
         self.encoder = Encoder(config.encoder)
         width = self.encoder.channels[-1]
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, config.dim))

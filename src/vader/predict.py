@@ -140,7 +140,9 @@ def embed_to_disk(
     if skipped and say:
         say(f"warning: {len(skipped)} files could not be read, first {skipped[0]['name']}: {skipped[0]['reason']}")
     if len(skipped) == len(todo) and todo:
-        raise BadInput(f"none of {len(todo)} images could be read; the first: {skipped[0]['name']}: {skipped[0]['reason']}")
+        raise BadInput(
+            f"none of {len(todo)} images could be read; the first: {skipped[0]['name']}: {skipped[0]['reason']}"
+        )
     return written
 
 

@@ -19,8 +19,8 @@ from vader.feed import Batch
 from vader.geometry import read_at, read_cells
 from vader.learner import Learner
 from vader.network import STRIDE, Network, NetworkConfig
-from vader.runtime import catch_interrupts, everyone_agrees, gather
 from vader.run import Run
+from vader.runtime import catch_interrupts, everyone_agrees, gather
 from vader.views import ViewConfig
 
 
@@ -140,9 +140,7 @@ def teacher_keys(learner: Learner, config: PretrainConfig, batch: Batch, step: i
     return keys[order.argsort()]
 
 
-def contrast(
-    learner: Learner, config: PretrainConfig, batch: Batch, queries: Tensor, keys: Tensor
-) -> Contrast:
+def contrast(learner: Learner, config: PretrainConfig, batch: Batch, queries: Tensor, keys: Tensor) -> Contrast:
     """Equation 2 for this process's queries (B, P, D) against their own keys and the queue."""
     negatives, sources = learner.queue.content()
     within = farther_than(batch.points, config.within_image) if config.within_image else None

@@ -64,8 +64,8 @@ def explain(name: RecipeName, config: PretrainConfig, count: int) -> str:
     )
     if config.queue < 65_536:
         text += (
-            f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that holds "
-            "more than a share of them is full of the same things (false negatives)"
+            f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that "
+            "holds more than a share of them is full of the same things (false negatives)"
         )
     if name == "paper" and config.init is None:
         text += (

@@ -146,9 +146,13 @@ class Run:
         values = {name: float(value) for name, value in numbers.items()}
         self.journal.warn(f"step {done} skipped: loss {values['loss']}, gradient norm {values['grad_norm']}")
         self.journal.write({"step": done, "skipped": True, **{k: str(v) for k, v in values.items()}})
-        with atomic_folder(self.config.out / "failures" / f"step-{done:08d}-rank{self.learner.fabric.global_rank}") as folder:
+        with atomic_folder(
+            self.config.out / "failures" / f"step-{done:08d}-rank{self.learner.fabric.global_rank}"
+        ) as folder:
             tensors = {name: getattr(batch, name) for name in ("first", "second", "cells", "points", "images")}
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors"
+            )
 
     def log(self, done: int) -> None:
         """A line of numbers; and a word of warning if they say that something is wrong."""
@@ -248,7 +252,9 @@ class Run:
         for name, word in (("hypercolumn", "the starting encoder's hypercolumn"), ("raw_colour", "raw colour")):
             beside = health.judge(self.scores["best"], self.scores[name])
             self.journal.say(f"beside {word} ({beside.before:.3f}): {beside.low:+.3f} to {beside.high:+.3f}")
-        self.journal.say(f"verdict: {verdict}. Best model of step {self.best_step}: {self.config.out / 'model.safetensors'}")
+        self.journal.say(
+            f"verdict: {verdict}. Best model of step {self.best_step}: {self.config.out / 'model.safetensors'}"
+        )
 
     def _write_model(self, name: str, done: int) -> None:
         config = self.config

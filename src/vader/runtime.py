@@ -69,7 +69,9 @@ def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
     """Whether `fine` holds on every process."""
     if fabric.world_size == 1:
         return fine
-    return bool(fabric.all_reduce(torch.tensor(float(fine), device=fabric.device), reduce_op="sum") == fabric.world_size)
+    return bool(
+        fabric.all_reduce(torch.tensor(float(fine), device=fabric.device), reduce_op="sum") == fabric.world_size
+    )
 
 
 # --- Random states -------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ def seed_everything(seed: int) -> None:
 
 def random_tensors() -> dict[str, Tensor]:
     """Torch's and numpy's global random states as tensors."""
-    numpy_state = np.random.get_state(legacy=True)
+    numpy_state: Any = np.random.get_state(legacy=True)
     states = {
         "torch": torch.get_rng_state(),
         "numpy": torch.from_numpy(np.asarray(numpy_state[1]).astype(np.int64)),
@@ -105,7 +107,7 @@ def restore_random(tensors: Mapping[str, Tensor], python: list[Any]) -> None:
     """Put the global random states back."""
     torch.set_rng_state(tensors["torch"])
     numbers = tensors["numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", numbers, int(tensors["numpy_position"])))
+    np.random.set_state({"bit_generator": "MT19937", "state": {"key": numbers, "pos": int(tensors["numpy_position"])}})
     random.setstate((python[0], tuple(python[1]), python[2]))
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])

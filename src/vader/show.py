@@ -14,9 +14,9 @@ from torch import Tensor
 from vader import draw
 from vader.errors import BadInput, UnreadableImage
 from vader.geometry import cell_centres, read_at, read_cells
+from vader.images.colour import paint
 from vader.images.decode import decode
 from vader.images.folder import ImageList
-from vader.images.colour import paint
 from vader.network import STRIDE, Network
 from vader.predict import embed, resize_short_side
 from vader.views import ViewConfig, choose_matches, draw_pair, generator, render
@@ -68,12 +68,19 @@ def show_pca(network: Network, images: ImageList, out: Path, count: int, size: i
     read = read_some(images, count, size)
     colours = pca_colours([_map(network, image, device) for _, image in read])
     tiles = [[(image, Path(name).name), (colour, "")] for (name, image), colour in zip(read, colours, strict=True)]
-    rows = [sum(tiles[i : i + 3], []) for i in range(0, len(tiles), 3)]
+    rows = [[cell for tile in tiles[i : i + 3] for cell in tile] for i in range(0, len(tiles), 3)]
     return draw.panel(rows, out / "pca.png", "embeddings' first three principal components as RGB, one basis for all")
 
 
 def show_matches(
-    network: Network, images: ImageList, out: Path, count: int, size: int | None, seed: int, device: str, lines: int = 24
+    network: Network,
+    images: ImageList,
+    out: Path,
+    count: int,
+    size: int | None,
+    seed: int,
+    device: str,
+    lines: int = 24,
 ) -> Path:
     """Two views of each image under a known warp: each query's most similar cell, green if within one cell."""
     config = ViewConfig(size=size or trained_size(network))
@@ -84,7 +91,7 @@ def show_matches(
         views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
         first, second = (_map(network, view, device) for view in views)
         queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
-        centres = cell_centres(*second.shape[1:], STRIDE)
+        centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
         found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
         good = np.linalg.norm(found - points, axis=1) <= STRIDE
         pairs.append((views[0], views[1], centres[cells], found, good))

@@ -88,9 +88,7 @@ def generator(seed: int, epoch: int, image: int, stream: int) -> np.random.Gener
     return np.random.default_rng((seed, epoch, image, stream))
 
 
-def draw_pair(
-    config: ViewConfig, width: int, height: int, stride: int, seed: int, epoch: int, image: int
-) -> Pair:
+def draw_pair(config: ViewConfig, width: int, height: int, stride: int, seed: int, epoch: int, image: int) -> Pair:
     """Two views of an image of width x height pixels, redrawing view 2 until they share `min_shared` cells.
 
     Raises BadInput if not even two views of the same geometry share as many (extreme affine or perspective settings).
@@ -167,9 +165,7 @@ def draw_view(config: ViewConfig, width: int, height: int, rng: np.random.Genera
     return View(matrix, flow, draw_colour(config, rng))
 
 
-def draw_crop(
-    config: ViewConfig, width: int, height: int, rng: np.random.Generator
-) -> tuple[int, int, int, int]:
+def draw_crop(config: ViewConfig, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """x, y, width and height of a crop at whole pixels: torchvision's RandomResizedCrop, ten tries, then the centre."""
     for _ in range(10):
         area = width * height * rng.uniform(*config.scale)
@@ -188,8 +184,9 @@ def draw_colour(config: ViewConfig, rng: np.random.Generator) -> Colour:
     if rng.random() < config.p_jitter:
         strengths = np.array([config.brightness, config.contrast, config.saturation, config.hue])
         factors = np.array([1, 1, 1, 0]) + rng.uniform(-1, 1, 4) * strengths
-        order = tuple(int(i) for i in rng.permutation(4))
-        colour = replace(colour, order=order, factors=tuple(float(f) for f in factors))
+        a, b, c, d = (int(i) for i in rng.permutation(4))
+        e, f, g, h = (float(factor) for factor in factors)
+        colour = replace(colour, order=(a, b, c, d), factors=(e, f, g, h))
     grey = bool(rng.random() < config.p_grey)
     sigma = float(rng.uniform(*config.sigma)) if rng.random() < config.p_blur else 0.0
     return replace(colour, grey=grey, sigma=sigma, solarise=bool(rng.random() < config.p_solarise))

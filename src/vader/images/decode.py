@@ -74,6 +74,7 @@ def image_size(path: Path) -> tuple[int, int]:
         else:
             file.seek(0)
             width, height, orientation = _png_header(file) if kind == "PNG" else _other_header(file, kind)
+        _check_area(width, height)
     return (height, width) if orientation > 4 else (width, height)
 
 
@@ -115,11 +116,14 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     space = "CMYK" if samples == 4 else "RGB"
     # The accurate DCT and upsampling give Pillow's pixels exactly. The fast ones save 5 to 7 % each and move
     # pixels by up to 7 (DCT; mean 0.9) and 35 (upsampling; mean 0.7), most at the edges of coloured things.
-    try:
-        pixels = simplejpeg.decode_jpeg(data, space, strict=True)
-    except ValueError as fault:
-        data = _repaired_jpeg(data, str(fault))
-        pixels = simplejpeg.decode_jpeg(data, space, strict=True)
+    for _ in range(3):  # a file may have an oddity in its header and another at its end
+        try:
+            pixels = simplejpeg.decode_jpeg(data, space, strict=True)
+            break
+        except ValueError as fault:
+            data = _repaired_jpeg(data, complaint := str(fault))
+    else:
+        raise UnreadableImage(f"expected a whole JPEG image, but the decoder says: {complaint}")
     if samples == 4:  # Pillow knows which inks Adobe wrote inverted; it is lenient, so the strict decoder went first
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             pixels = np.array(image.convert("RGB"))
@@ -340,6 +344,4 @@ def _png_header(file: BinaryIO) -> tuple[int, int, int]:
         elif name == b"eXIf":
             orientation = _exif_orientation(file.read(length))
         file.seek(following)
-    if not width * height:
-        raise UnreadableImage("expected a PNG image, but the file ends within its header")
     return width, height, orientation

@@ -35,7 +35,7 @@ def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow:
         return cv2.warpPerspective(image, index_matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REFLECT)
     points = transform(matrix, flow.apply(cell_centres(size, size, 1))) - 0.5
     grid = points.astype(np.float32).reshape(size, size, 2)
-    return cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return cv2.remap(image, grid[..., 0], grid[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def _is_crop(matrix: np.ndarray, image: np.ndarray, size: int) -> bool:
