@@ -42,7 +42,19 @@ def over_white(rgba: np.ndarray) -> np.ndarray:
     return rgba[..., :3] * opacity + 255 * (1 - opacity)
 
 
+def run_length_bmp(indices: np.ndarray, palette: bytes) -> bytes:
+    """A BMP of 8-bit run lengths, which Pillow reads and does not write: each row as runs of one pixel."""
+    runs = np.stack([np.ones_like(indices), indices], axis=2)[::-1].reshape(len(indices), -1)
+    body = b"".join(row.tobytes() + b"\0\0" for row in runs) + b"\0\1"
+    colours = b"".join(palette[i : i + 3][::-1] + b"\0" for i in range(0, len(palette), 3))
+    start = 54 + len(colours)
+    head = struct.pack("<2sIII", b"BM", start + len(body), 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, W, H, 1, 8, 1, len(body), 0, 0, len(colours) // 4, 0)
+    return head + info + colours + body
+
+
 RGB = Image.fromarray(picture())
+PALETTE = RGB.quantize(64)
 DEEP = picture().astype(np.uint16) * 16  # 12-bit values
 
 FILES = {
@@ -52,12 +64,13 @@ FILES = {
     "jpeg cmyk": saved(RGB.convert("CMYK"), "JPEG", quality=90),
     "jpeg restarts": saved(RGB, "JPEG", quality=90, restart_marker_blocks=4),
     "png": saved(RGB, "PNG"),
-    "png palette": saved(RGB.quantize(64), "PNG"),
+    "png palette": saved(PALETTE, "PNG"),
     "png 16-bit": cv2.imencode(".png", DEEP[..., ::-1])[1].tobytes(),
     "webp": saved(RGB, "WEBP", quality=80),
     "webp lossless": saved(RGB, "WEBP", lossless=True),
     "bmp": saved(RGB, "BMP"),
-    "bmp palette": saved(RGB.quantize(64), "BMP"),
+    "bmp palette": saved(PALETTE, "BMP"),
+    "bmp palette run lengths": run_length_bmp(np.asarray(PALETTE), bytes(PALETTE.getpalette())),
     "gif": saved(RGB, "GIF"),
     "tiff": saved(RGB, "TIFF"),
     "tiff lzw": saved(RGB, "TIFF", compression="tiff_lzw"),
@@ -344,7 +357,7 @@ def test_truncated_files_are_refused(name: str, share: float, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["jpeg", "jpeg grey", "jpeg cmyk", "jpeg restarts"])
 @pytest.mark.parametrize("share", [0.5, 0.7, 0.95])
 def test_truncated_jpeg_with_an_end_marker_is_refused(name: str, share: float) -> None:
-    with pytest.raises(UnreadableImage, match="premature end of data"):
+    with pytest.raises(UnreadableImage, match=r"premature end of data|instead of RST"):
         decode(FILES[name][: int(share * len(FILES[name]))] + b"\xff\xd9")
 
 
@@ -463,17 +476,18 @@ def test_a_decoder_that_lost_its_place_is_not_believed() -> None:
     data, want = FILES["jpeg"], decode(FILES["jpeg"]).astype(int)
     rng = np.random.default_rng(0)
     scan = data.index(b"\xff\xda") + 14
-    reasons = []
+    errors = []
     for _ in range(200):
         flipped = bytearray(data)
         flipped[rng.integers(scan, len(data) // 2)] ^= 1 << rng.integers(8)
         try:
             decode(bytes(flipped))
         except UnreadableImage as fault:
-            reasons.append(str(fault))
-    lost = [reason for reason in reasons if "extraneous bytes before marker 0xd9" in reason]
-    assert lost
-    assert want.std() > 0
+            if "extraneous bytes before marker 0xd9" in str(fault):
+                lenient = np.asarray(Image.open(io.BytesIO(bytes(flipped))).convert("RGB"))
+                errors.append(np.abs(lenient - want).mean())
+    assert len(errors) > 20
+    assert np.median(errors) > 10  # what a lenient decoder would have trained on
 
 
 def test_threads_agree_with_one_thread() -> None:

@@ -11,6 +11,7 @@ drawn in worker processes, and 0.05 px is promised); maps are torch tensors.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch.nn.functional as F
@@ -20,14 +21,19 @@ from torch import Tensor
 FLOW_ITERATIONS = 40  # 0.5 ** 40 of the first guess's error: below float64's resolution of a pixel
 
 
+@lru_cache(maxsize=16)
 def cell_centres(h: int, w: int, stride: float) -> Float64[np.ndarray, "hw 2"]:
     """Centres (x, y), in pixels, of the h x w cells of a map at `stride`, row by row."""
     x, y = np.meshgrid((np.arange(w) + 0.5) * stride, (np.arange(h) + 0.5) * stride)
-    return np.stack([x.ravel(), y.ravel()], axis=1)
+    centres = np.stack([x.ravel(), y.ravel()], axis=1)
+    centres.setflags(write=False)  # it is shared by all who ask
+    return centres
 
 
 def transform(matrix: Float64[np.ndarray, "3 3"], points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
     """The points under the homography `matrix`."""
+    if not matrix[2, :2].any():  # affine: nothing to divide by, point by point
+        return points @ (matrix[:2, :2].T / matrix[2, 2]) + matrix[:2, 2] / matrix[2, 2]
     mapped = points @ matrix[:, :2].T + matrix[:, 2]  # (N, 3)
     return mapped[:, :2] / mapped[:, 2:]
 
@@ -88,7 +94,8 @@ class Flow:
 
 def inside(points: Float64[np.ndarray, "N 2"], width: float, height: float) -> np.ndarray:
     """(N,) whether each point lies in [0, width] x [0, height]."""
-    return np.asarray(((points >= 0) & (points <= (width, height))).all(axis=1))
+    x, y = points.T
+    return np.asarray((x >= 0) & (x <= width) & (y >= 0) & (y <= height))
 
 
 def read_at(

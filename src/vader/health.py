@@ -38,7 +38,7 @@ class Exam:
     def chance(self) -> float:
         """The share of points that a random cell would find within one cell."""
         size = self.views.shape[-1]
-        centres = torch.from_numpy(cell_centres(size // self.stride, size // self.stride, self.stride)).float()
+        centres = torch.tensor(cell_centres(size // self.stride, size // self.stride, self.stride), dtype=torch.float32)
         return float((torch.cdist(self.points.flatten(0, 1), centres) <= self.stride).float().mean())
 
 
@@ -80,7 +80,7 @@ def embed_exam(embed: Embed, exam: Exam, device: torch.device, batch: int = 32) 
 def match_errors(first: Tensor, second: Tensor, exam: Exam) -> Float[Tensor, "M N"]:
     """Distances, in pixels of view 2, from the centre of the most similar cell to the true point."""
     size = exam.views.shape[-1]
-    centres = torch.from_numpy(cell_centres(size // exam.stride, size // exam.stride, exam.stride)).float()
+    centres = torch.tensor(cell_centres(size // exam.stride, size // exam.stride, exam.stride), dtype=torch.float32)
     errors = []
     for a, b, cells, points in zip(first, second, exam.cells, exam.points, strict=True):
         queries = read_cells(a[None], cells[None])[0]  # (N, D)

@@ -18,7 +18,7 @@ from vader.cost import cost
 from vader.errors import BadInput, UnreadableImage
 from vader.feed import Batch, Feed, FeedConfig, Pairs, read_image, shortest_side
 from vader.images.folder import Faults, ImageList, list_images
-from vader.journal import Journal
+from vader.journal import Journal, read_metrics
 from vader.learner import Learner
 from vader.network import STRIDE, Network, hypercolumn
 from vader.runtime import atomic_folder, describe_machine, prepare_output, start_fabric, write_json
@@ -249,6 +249,12 @@ class Run:
         self.record["scores"]["chance"] = self.exams["match"].chance
         self.record["skipped"] = self.faults.as_json()
         self._write_record()
+        if self.learner.fabric.is_global_zero:
+            from vader import draw  # matplotlib takes half a second, which a run that is only starting need not pay
+
+            draw.curves(
+                read_metrics(self.config.out), self.config.out / "pictures" / "curves.png", str(self.config.out)
+            )
         for name, word in (("hypercolumn", "the starting encoder's hypercolumn"), ("raw_colour", "raw colour")):
             beside = health.judge(self.scores["best"], self.scores[name])
             self.journal.say(f"beside {word} ({beside.before:.3f}): {beside.low:+.3f} to {beside.high:+.3f}")

@@ -124,8 +124,8 @@ def shared_cells(
     centres = cell_centres(size // stride, size // stride, stride)
     in_image = first.to_image(centres)
     in_second = second.from_image(in_image)
-    shared = inside(in_image, width, height) & inside(in_second, size, size)
-    return np.flatnonzero(shared), in_second[shared]
+    shared = np.flatnonzero(inside(in_image, width, height) & inside(in_second, size, size))
+    return shared, in_second[shared]
 
 
 def choose_matches(

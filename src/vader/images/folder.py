@@ -156,7 +156,7 @@ class Faults:
         if seen >= self.judged_from and bad > self.max_share * seen:
             named = "; ".join(f"{fault['name']} ({fault['reason']})" for fault in self.as_json()[:3])
             raise BadInput(
-                f"{bad} of the first {seen} images are unreadable, more than the allowed share of {self.max_share:g}: "
+                f"{bad} of {seen} images seen are unreadable, more than the allowed share of {self.max_share:g}: "
                 f"{named}{'; ...' if bad > 3 else ''}. Repair or remove them, or allow a larger share"
             )
 

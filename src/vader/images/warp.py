@@ -6,6 +6,8 @@ view's pixel p shows the image at matrix(p).
 Axes: B images, H W pixels of the image, S the view's side.
 """
 
+import math
+
 import cv2
 import numpy as np
 import torch
@@ -55,18 +57,24 @@ def _crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     (x0, y0), (x1, y1) = np.rint(transform(matrix, np.array([[0.0, 0.0], [size, size]]))).astype(int)
     mirrored = x0 > x1
     part = image[y0:y1, min(x0, x1) : max(x0, x1)]
-    coarse = max(abs(matrix[0, 0]), matrix[1, 1]) > BILINEAR_LIMIT
-    view = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if coarse else cv2.INTER_LINEAR)
+    # INTER_AREA straight to the view's size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
+    halved = tuple(int(n) >> _halvings(n / size) for n in part.shape[1::-1])
+    if halved != part.shape[1::-1]:
+        part = cv2.resize(part, halved, interpolation=cv2.INTER_AREA)
+    view = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
     return cv2.flip(view, 1) if mirrored else view
+
+
+def _halvings(scale: float) -> int:
+    """How often `scale` source pixels a view pixel must be halved to be at most BILINEAR_LIMIT."""
+    return max(0, math.ceil(math.log2(scale / BILINEAR_LIMIT)))
 
 
 def _shrink(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Halve the image until the view's centre reads at most BILINEAR_LIMIT pixels a pixel, and adapt the matrix."""
     around = transform(matrix, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) + size / 2)
     scale = max(np.linalg.norm(around[1] - around[0]), np.linalg.norm(around[2] - around[0]))
-    halvings = 0
-    while scale > BILINEAR_LIMIT:
-        halvings, scale = halvings + 1, scale / 2
+    halvings = _halvings(scale)
     if not halvings:
         return image, matrix
     height, width = image.shape[:2]

@@ -1,0 +1,36 @@
+# `make demo` and `make test` are all that a fresh machine needs: each builds its own environment in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: demo test check bench clean
+
+# uv installs several times faster; without it pip does the same.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if command -v uv >/dev/null; then \
+		[ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) .venv; \
+		VIRTUAL_ENV=.venv uv pip install --quiet -c constraints.txt -e '.[dev]'; \
+	else \
+		[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \
+	fi
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py demo-run
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python bench/loss.py
+	$(BIN)/python bench/input.py
+	$(BIN)/python bench/step.py
+
+clean:
+	rm -rf .venv demo-run .pytest_cache .ruff_cache .mypy_cache

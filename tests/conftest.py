@@ -1,0 +1,50 @@
+"""Shapes are checked while tests run: every annotated function of the package is wrapped before it is imported."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from beartype import BeartypeConf, beartype
+from jaxtyping import install_import_hook
+
+# An int is good where a float is asked for (PEP 484's numeric tower), which beartype by itself does not grant.
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+assert "vader" not in sys.modules, "the import hook must come before the package"
+install_import_hook("vader", "conftest.checked")
+
+torch.set_num_threads(2)
+
+# Width x height: landscape and portrait, odd and even, down to the smallest side that is taken.
+SIZES = [(96, 96), (97, 131), (160, 120), (64, 63), (33, 200), (150, 101), (128, 96), (75, 75), (200, 96), (90, 140)]
+
+
+def _pictures() -> list[np.ndarray]:
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    return [data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), *load_sample_images().images]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 12 small JPEG photographs of different sizes, `00.jpg` to `11.jpg`."""
+    folder, pictures = tmp_path_factory.mktemp("photos"), _pictures()
+    for i in range(12):
+        picture, (width, height) = pictures[i % len(pictures)], SIZES[i % len(SIZES)]
+        top, left = (i * 37) % (picture.shape[0] // 4), (i * 53) % (picture.shape[1] // 4)
+        part = picture[top : top + 3 * picture.shape[0] // 4, left : left + 3 * picture.shape[1] // 4]
+        small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+        assert cv2.imwrite(str(folder / f"{i:02d}.jpg"), small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """A colourful photograph, (150, 203, 3) uint8."""
+    from skimage import data
+
+    return cv2.resize(data.astronaut(), (203, 150), interpolation=cv2.INTER_AREA)
