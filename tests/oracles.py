@@ -49,12 +49,15 @@ def equation_2(
     }
 
 
-def coordinate_image(width: int, height: int) -> np.ndarray:
-    """An image whose pixels say where they are: channels x, y (of the pixel's centre) and 0; float32."""
-    image = np.zeros((height, width, 3), dtype=np.float32)
-    for row in range(height):
-        for column in range(width):
-            image[row, column, :2] = column + 0.5, row + 0.5
+def coordinate_image(width: int, height: int, beyond: int = 0) -> np.ndarray:
+    """An image whose pixels say where they are: channels x, y (of the pixel's centre) and 0; float32.
+
+    It can go on for some pixels `beyond` the image on every side, so that nothing outside looks like something inside.
+    """
+    image = np.zeros((height + 2 * beyond, width + 2 * beyond, 3), dtype=np.float32)
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            image[row, column, :2] = column - beyond + 0.5, row - beyond + 0.5
     return image
 
 
@@ -85,7 +88,7 @@ def match_by_search(
     for row in range(size // stride):
         for column in range(size // stride):
             point = bilinear(first[..., :2], (column + 0.5) * stride, (row + 0.5) * stride)
-            if not (1 < point[0] < width - 1 and 1 < point[1] < height - 1):
+            if not (0 <= point[0] <= width and 0 <= point[1] <= height):
                 continue
             i, j = divmod(int(((shown - point) ** 2).sum(1).argmin()), size)
             if not (0 < i < size - 1 and 0 < j < size - 1):
@@ -105,7 +108,9 @@ def effective_rank(rows: np.ndarray) -> float:
     return math.exp(-sum(p * math.log(p) for p in shares if p > 0))
 
 
-def pck(first: np.ndarray, second: np.ndarray, cells: np.ndarray, points: np.ndarray, stride: int, within: float) -> float:
+def pck(
+    first: np.ndarray, second: np.ndarray, cells: np.ndarray, points: np.ndarray, stride: int, within: float
+) -> float:
     """Share of the cells of map 1 (D, h, w) whose most similar cell of map 2 has its centre close to the true point."""
     hits = 0
     _, h, w = second.shape

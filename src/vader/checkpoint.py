@@ -6,7 +6,6 @@ what users take away, and it loads without the training code.
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from vader.errors import BadCheckpoint, BadInput
 from vader.network import STRIDE, Network, NetworkConfig, build
-from vader.runtime import atomic_folder, write_atomic, write_json
+from vader.runtime import atomic_folder, remove_folder, write_atomic, write_json
 
 SCHEMA = 1  # of run states and model cards; raised when their meaning changes
 
@@ -31,11 +30,10 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], record: Mapp
     """Write the run's state after `step` steps and delete all but the last `keep` states."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
-        plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(plain, temporary / "state.safetensors")
+        write_tensors(temporary / "state.safetensors", tensors)
         (temporary / "state.json").write_text(json.dumps({"schema": SCHEMA, "step": step, **record}, indent=1))
     for old in states(run)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return folder
 
 
@@ -49,13 +47,33 @@ def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     found = states(run)
     if not found:
         raise BadCheckpoint(f"--resume: expected saved states in {run / 'checkpoints'}, found none; start the run anew")
-    record = json.loads((found[-1] / "state.json").read_text())
-    if record["schema"] != SCHEMA:
+    try:
+        record = json.loads((found[-1] / "state.json").read_text())
+        schema = record["schema"]
+        tensors = load_file(found[-1] / "state.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BadCheckpoint(
-            f"{found[-1]} has schema {record['schema']}, this version reads {SCHEMA}; "
-            "resume with the version that wrote it"
+            f"{found[-1]}: expected a saved state, got {first_line(error)}; remove it to resume from the one before"
+        ) from None
+    if schema != SCHEMA:
+        raise BadCheckpoint(
+            f"{found[-1]} has schema {schema}, this version reads {SCHEMA}; resume with the version that wrote it"
         )
-    return load_file(found[-1] / "state.safetensors"), record
+    return tensors, record
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Tensors of any device and layout into a safetensors file. Raises BadInput if the disk does not take it."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:
+        raise BadInput(f"cannot write to {path.parents[1]}: {first_line(error)}; make room and resume") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, or its class."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -139,17 +157,19 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> Network:
     path = find_model(Path(path))
     try:
         card = json.loads(path.with_suffix(".json").read_text())
-        config = NetworkConfig(**card["network"])
+        schema, description = card["schema"], card["network"]
         tensors = load_file(path)
-    except (OSError, ValueError, KeyError, ValidationError, SafetensorError) as error:
-        raise BadCheckpoint(f"{path}: expected a vader model and its .json card, got {error}") from None
-    if card.get("schema") != SCHEMA:
-        raise BadCheckpoint(f"{path} has schema {card.get('schema')}, this version reads {SCHEMA}; update vader")
-    network = build(config)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = f"no {error} in the card" if isinstance(error, KeyError) else first_line(error)
+        raise BadCheckpoint(f"{path}: expected a vader model and its .json card, got {reason}") from None
+    if schema != SCHEMA:
+        raise BadCheckpoint(f"{path} has schema {schema}, this version reads {SCHEMA}; update vader")
     try:
+        network = build(NetworkConfig.model_validate(description))
         network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise BadCheckpoint(f"{path}: its tensors do not fit its card ({error})") from None
+    except (ValidationError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadCheckpoint(f"{path}: its tensors do not fit its card ({reason})") from None
     network.card = card
     return network.eval().to(device)
 
@@ -163,9 +183,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling errors come in many classes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BadCheckpoint(
-            f"{path}: expected safetensors or a torch file of plain tensors, got something else ({reason})"
+            f"{path}: expected safetensors or a torch file of plain tensors, got something else ({first_line(error)})"
         ) from None
     for key in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

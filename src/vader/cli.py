@@ -1,5 +1,7 @@
 """The command line. Thin: it turns words into configs and calls the library; torch is imported inside commands only."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -102,6 +104,16 @@ def pretrain(
     quiet
         No progress on standard error.
     """
+    lengths = [name for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)) if value is not None]
+    if resume is None and (images is None or out is None):
+        raise CycloptsError(msg="expected IMAGES and --out RUN, or --resume RUN")
+    if resume is not None and (images is not None or out is not None):
+        raise CycloptsError(msg="--resume: expected the run folder alone, got IMAGES or --out too")
+    if extend < 0 or (extend and resume is None):
+        raise CycloptsError(msg="--extend: expected a number of steps, together with --resume RUN")
+    if len(lengths) > 1:
+        raise CycloptsError(msg=f"expected one of --steps, --epochs, --minutes, got --{' and --'.join(lengths)}")
+
     from vader import commands
 
     given = {
@@ -110,7 +122,7 @@ def pretrain(
         "views": views, "seed": seed, "device": device, "precision": precision, "workers": workers,
         "devices": devices, "config": config, "set": set_ or [],
     }  # fmt: skip
-    print(commands.pretrain(images, out, resume=resume, extend=extend, quiet=quiet, given=given))
+    say(commands.pretrain(images, out, resume=resume, extend=extend, quiet=quiet, given=given))
 
 
 @app.command
@@ -200,6 +212,27 @@ def show(
         print(path)
 
 
+def say(result: Path) -> None:
+    """A result, on standard output; once, however many processes made it."""
+    from vader.runtime import is_first_process
+
+    if is_first_process():
+        print(result)
+
+
+def fail(message: str) -> None:
+    """One line on standard error, from the first process alone, and exit code 1."""
+    from vader.runtime import is_first_process
+
+    if is_first_process():
+        print(f"vader: {' '.join(message.splitlines())}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+# What the place to write or read gives, and no mistake of ours: full, over quota, read-only, forbidden, broken.
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+
+
 def main() -> None:
     """Entry point: 0 done, 1 an error of the input, 2 wrong usage, 130 interrupted."""
     try:
@@ -208,8 +241,12 @@ def main() -> None:
         print(f"vader: {' '.join(str(error).split())} (vader --help)", file=sys.stderr)
         raise SystemExit(2) from None
     except VaderError as error:
-        print(f"vader: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{os.strerror(error.errno)}; make room or choose another place, then --resume what was saved")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(0 if result is None else result)

@@ -13,7 +13,7 @@ from vader.images.folder import list_images
 from vader.journal import read_metrics
 from vader.pretrain import PretrainConfig
 from vader.pretrain import pretrain as run_pretrain
-from vader.runtime import choose_device, choose_precision
+from vader.runtime import choose_device, choose_precision, is_first_process, prepare_output
 
 
 def pretrain(
@@ -21,14 +21,19 @@ def pretrain(
 ) -> Path:
     """Start or continue a run; see `vader pretrain --help`."""
     if resume is not None:
-        if images is not None or out is not None:
-            raise BadInput("--resume: expected the run folder alone, got IMAGES or --out too; a run keeps its settings")
-        return run_pretrain(read_config(resume), resume=True, extend=extend, quiet=quiet)
-    if images is None or out is None:
-        raise BadInput("pretrain: expected IMAGES and --out RUN (or --resume RUN)")
-    if extend:
-        raise BadInput("--extend goes with --resume RUN")
+        return run_pretrain(resumed_config(resume, given), resume=True, extend=extend, quiet=quiet)
+    assert images is not None, "the command line asks for them"
+    assert out is not None
     return run_pretrain(make_config(images, out, given, quiet), quiet=quiet)
+
+
+def resumed_config(run: Path, given: dict[str, Any]) -> PretrainConfig:
+    """The config of a run to continue. Only the number of workers may differ, for it changes no result."""
+    config = read_config(run)
+    kept = [name for name, value in given.items() if value not in (None, False, "auto", []) and name != "workers"]
+    if kept:
+        raise BadInput(f"--resume: a run keeps its settings, got --{kept[0].replace('_', '-')}; leave it out")
+    return config if given["workers"] is None else config.model_copy(update={"workers": given["workers"]})
 
 
 def read_config(run: Path) -> PretrainConfig:
@@ -45,13 +50,16 @@ def read_config(run: Path) -> PretrainConfig:
 def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = False) -> PretrainConfig:
     """A config from a recipe, a TOML file, --set and flags, in rising order of precedence."""
     count = len(list_images(images))
-    device = choose_device(given["device"])
-    changes: dict[str, Any] = {"device": device, "precision": choose_precision(given["precision"], device)}
-    if given["config"] is not None:
-        changes |= read_toml(given["config"])
+    changes: dict[str, Any] = read_toml(given["config"]) if given["config"] is not None else {}
     for item in given["set"]:
         key, value = parse_setting(item)
         assign(changes, key, value)
+    if named := {"images", "out"} & changes.keys():
+        raise BadInput(f"{min(named)}: it is given on the command line; leave it out of --config and --set")
+    for name, choose in (("device", choose_device), ("precision", lambda it: choose_precision(it, changes["device"]))):
+        asked = changes.get(name, "auto") if given[name] == "auto" else given[name]
+        changes[name] = choose(asked)
+    device = changes["device"]
     flags = {"objective", "init", "steps", "batch", "queue", "seed", "workers", "devices"}
     changes |= {key: given[key] for key in flags if given[key] is not None}
     if given["freeze_encoder"]:
@@ -65,14 +73,14 @@ def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = Fa
 
     name = given["recipe"] or recipes.suggest(device)
     config = build(name, images, out, count, changes)
-    lengths = [key for key in ("steps", "epochs", "minutes") if given[key] is not None]
-    if len(lengths) > 1:
-        raise BadInput(f"expected one of --steps, --epochs, --minutes, got {' and '.join('--' + x for x in lengths)}")
+    for length in ("epochs", "minutes"):
+        if given[length] is not None and not given[length] > 0:
+            raise BadInput(f"--{length}: expected a number above 0, got {given[length]:g}")
     if given["epochs"] is not None:
         config = config.model_copy(update={"steps": max(1, round(given["epochs"] * count / config.batch))})
     if given["minutes"] is not None:
         config = config.model_copy(update={"steps": steps_in(config, given["minutes"], quiet)})
-    if not quiet:
+    if not quiet and is_first_process():
         print(recipes.explain(name, config, count), file=sys.stderr)
     return config
 
@@ -130,6 +138,9 @@ def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
     """How many steps fit into so many minutes here: a few are run in a folder that is thrown away."""
     import tempfile
 
+    if config.devices * config.nodes > 1:
+        raise BadInput("--minutes measures the speed of one process; with several give --steps or --epochs")
+    prepare_output(config.out)  # refused now rather than after the measurement
     with tempfile.TemporaryDirectory() as folder:
         trial = config.model_copy(
             update={"out": Path(folder) / "trial", "steps": 20, "log_every": 10, "exam_every": 1000, "save_every": 1000}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from vader.errors import BadInput, UnreadableImage
+from vader.errors import BadInput, UnreadableImage, VaderError
 from vader.images.colour import paint, paint_batch
 from vader.images.decode import decode
 from vader.images.folder import ImageList
@@ -181,14 +181,18 @@ class Feed:
             num_workers=config.workers,
             collate_fn=collate,
             worker_init_fn=_start_worker,
+            generator=torch.Generator().manual_seed(config.seed),  # else a resumed run draws from torch's own again
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if config.workers else None,
             persistent_workers=config.workers > 0,
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        for joined in self.loader:
-            yield self.finish(joined)
+        try:
+            for joined in self.loader:
+                yield self.finish(joined)
+        except VaderError as error:  # a worker's comes with its traceback: the last line is what it said
+            raise type(error)(str(error).strip().splitlines()[-1].removeprefix(f"{_name(error)}: ")) from None
 
     def finish(self, joined: dict[str, Any]) -> Batch:
         """Tensors of the workers -> a batch on the device, colours changed if that was left to it."""
@@ -223,9 +227,14 @@ class Feed:
         return warp_batch(pixels, matrices, self.config.views.size, 2 if coarse else 1)
 
 
+def _name(error: Exception) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
 def _start_worker(_worker: int) -> None:
-    # Ctrl-C reaches the whole process group; the main process decides, workers must live until it is done.
+    # Ctrl-C, and the SIGTERM of `timeout` or a job scheduler, reach the whole process group; the main process decides,
+    # workers must live until it has saved. It tells them to end, and they end by themselves when it is gone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

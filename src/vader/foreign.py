@@ -62,11 +62,12 @@ def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()
     """
     tensors = read_tensors(path)
     ours = network.state_dict()
-    if tensors.keys() >= {n for n in ours if not n.startswith("head.")} and not _differing(tensors, ours):
-        return _load(network, tensors, str(path), "", allow_missing)
+    if tensors.keys() >= ours.keys() and not _differing(tensors, ours):
+        return _load(network, tensors, str(path), "", (), allow_missing)
     body = network.encoder.body
     prefix, renamed = _best_prefix(tensors, body.state_dict())
-    return _load(body, renamed, str(path), prefix, allow_missing)
+    others = tuple(name for name in tensors if not name.startswith(prefix))
+    return _load(body, renamed, str(path), prefix, others, allow_missing)
 
 
 def _best_prefix(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
@@ -80,11 +81,9 @@ def _best_prefix(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> t
 
 
 def _timm_name(name: str, ours: Mapping[str, Tensor]) -> str:
-    """timm's `features_only` networks flatten `layer1.0` to `layer1_0` in some families; use whichever ours has."""
-    if name in ours:
-        return name
-    flattened = re.sub(r"^(stages|blocks|layers|features)\.(\d+)\.", r"\1_\2.", name)
-    return flattened if flattened in ours else name
+    """timm's `features_only` networks flatten `stem.0` to `stem_0` in some families; use whichever ours has."""
+    flattened = name.replace(".", "_", 1)
+    return flattened if name not in ours and flattened in ours else name
 
 
 def _differing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
@@ -92,14 +91,19 @@ def _differing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> lis
 
 
 def _load(
-    module: nn.Module, tensors: Mapping[str, Tensor], source: str, prefix: str, allow_missing: tuple[str, ...]
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    prefix: str,
+    others: tuple[str, ...],  # names of the file beyond the prefix
+    allow_missing: tuple[str, ...],
 ) -> Report:
     ours = module.state_dict()
     differing = _differing(tensors, ours)
     # num_batches_tracked is a counter that old files lack and that nothing reads.
     wanted = [name for name in ours if not name.endswith("num_batches_tracked")]
     missing = tuple(name for name in wanted if name not in tensors)
-    unused = tuple(name for name in tensors if name not in ours)
+    unused = (*(prefix + name for name in tensors if name not in ours), *others)
     report = Report(source, prefix, tuple(n for n in wanted if n in tensors), missing, unused)
     if differing:
         name = differing[0]

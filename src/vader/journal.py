@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from vader.errors import MissingExtra
+from vader.runtime import write_atomic
 
 
 class Journal:
@@ -46,10 +47,10 @@ class Journal:
         self.sums, self.count = dict(window["sums"]), int(window["count"])
         if self.active and self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            write_atomic(self.path, "".join(line + "\n" for line in lines))
 
     def close_window(self, step: int, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the window's means and start a new one; returns the line."""
+        """Write the window's means and start a new one; returns the line. No step of it may have held: no means."""
         self.window()
         seconds = max(time.monotonic() - self.since, 1e-9)
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
@@ -57,11 +58,12 @@ class Journal:
         self.sums, self.count, self.since = {}, 0, time.monotonic()
         self.write(line)
         left = (self.steps - step) * self.batch / line["images_per_s"] if line["images_per_s"] else 0
-        self.say(
-            f"step {step}/{self.steps}  loss {line['loss']:.3f} (chance {line['chance_loss']:.3f})  "
-            f"accuracy {line['accuracy']:.3f}  queue {line['queue_fill']:.0%}  {line['images_per_s']:.0f} images/s  "
-            f"ETA {clock(left)}"
-        )
+        if means:
+            self.say(
+                f"step {step}/{self.steps}  loss {line['loss']:.3f} (chance {line['chance_loss']:.3f})  "
+                f"accuracy {line['accuracy']:.3f}  queue {line['queue_fill']:.0%}  {line['images_per_s']:.0f} images/s"
+                f"  ETA {clock(left)}"
+            )
         return line
 
     def write(self, line: Mapping[str, Any]) -> None:

@@ -119,7 +119,7 @@ def embed_to_disk(
     settings = {"model": identity, "stride": 4, "size": size, "dtype": "float16", "images": images.fingerprint()}
     _claim(out, settings)
     manifest = out / "manifest.jsonl"
-    done = {json.loads(line)["name"] for line in manifest.read_text().splitlines()} if manifest.exists() else set()
+    done = _read_manifest(manifest)
     todo = [i for i, name in enumerate(images.names) if name not in done]
     faults, written, since, told = Faults(total=len(images), max_share=1.0), 0, time.monotonic(), 0.0
     network = network.to(device)
@@ -139,11 +139,22 @@ def embed_to_disk(
     write_json(out / "skipped.json", skipped)
     if skipped and say:
         say(f"warning: {len(skipped)} files could not be read, first {skipped[0]['name']}: {skipped[0]['reason']}")
-    if len(skipped) == len(todo) and todo:
+    if len(skipped) == len(images):
         raise BadInput(
             f"none of {len(todo)} images could be read; the first: {skipped[0]['name']}: {skipped[0]['reason']}"
         )
     return written
+
+
+def _read_manifest(path: Path) -> set[str]:
+    """The names of the images whose maps are there. A line that a kill cut short is dropped: its map is made again."""
+    if not path.exists():
+        return set()
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        write_atomic(path, "".join(lines[:-1]))
+        lines.pop()
+    return {json.loads(line)["name"] for line in lines}
 
 
 def _claim(out: Path, settings: dict[str, object]) -> None:
@@ -165,7 +176,8 @@ def _store(out: Path, images: ImageList, image: Decoded, one: np.ndarray) -> dic
     from io import BytesIO
 
     name = images.names[image.index]
-    target = out / "maps" / (name.lstrip("/") + ".npy")
+    # Names of a list file may lead out of its folder; their maps may not lead out of ours.
+    target = out / "maps" / (name.lstrip("/").replace("../", "_up_/") + ".npy")
     target.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()
     np.save(buffer, one)

@@ -13,15 +13,25 @@ import torch
 from torch import Tensor
 
 from vader import health
-from vader.checkpoint import SCHEMA, load_state, save_model, save_state
+from vader.checkpoint import SCHEMA, load_state, save_model, save_state, write_tensors
 from vader.cost import cost
-from vader.errors import BadInput, UnreadableImage
+from vader.errors import BadInput, DivergedRun, UnreadableImage
 from vader.feed import Batch, Feed, FeedConfig, Pairs, read_image, shortest_side
 from vader.images.folder import Faults, ImageList, list_images
 from vader.journal import Journal, read_metrics
 from vader.learner import Learner
 from vader.network import STRIDE, Network, hypercolumn
-from vader.runtime import atomic_folder, describe_machine, prepare_output, start_fabric, write_json
+from vader.runtime import (
+    atomic_folder,
+    average,
+    describe_machine,
+    is_first_process,
+    prepare_output,
+    remove_leftovers,
+    start_fabric,
+    write_json,
+)
+from vader.views import draw_pair
 
 if TYPE_CHECKING:
     from vader.pretrain import PretrainConfig
@@ -52,9 +62,13 @@ class Run:
         """Check everything that can be checked, build the parts, and take up a saved state if there is one to take."""
         state = load_state(config.out) if resume else None
         images = list_images(config.images)
+        if is_first_process():  # before others start, which would wait for it in vain if the folder is refused
+            if resume:
+                for folder in (config.out, config.out / "checkpoints", config.out / "failures"):
+                    remove_leftovers(folder)
+            else:
+                prepare_output(config.out)
         fabric = start_fabric(config.device, config.precision, config.devices, config.nodes)
-        if not resume and fabric.is_global_zero:
-            prepare_output(config.out)
         fabric.barrier()
         faults = Faults(total=len(images), max_share=config.max_bad_share)
         held_out, members = split(len(images), config.held_out, config.seed)
@@ -76,7 +90,7 @@ class Run:
         feed = Feed(pairs, fabric.device, first, fabric.global_rank, fabric.world_size)
         run = cls(config, learner, journal, feed, exams, faults, steps, first)
         if state:
-            run._take_up(*state)
+            run._take_up(images, *state)
         else:
             run._begin(images, members, kept)
         return run
@@ -116,10 +130,19 @@ class Run:
     def _fill_step(self) -> int:
         return -(-self.config.queue // (self._keys_per_image() * self.config.batch))
 
-    def _take_up(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def _take_up(self, images: ImageList, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        self.record = json.loads((self.config.out / "record.json").read_text())
+        if self.record["data"]["fingerprint"] != images.fingerprint():
+            raise BadInput(
+                f"--resume: expected the {self.record['data']['images']} images that the run began with, found others "
+                f"in {self.config.images} ({len(images)} images); put them back, or start anew with --init"
+            )
         self.learner.restore(tensors, state)
         self.journal.resume(state["window"], state["step"])
-        self.record = json.loads((self.config.out / "record.json").read_text())
+        warnings = [known for known in self.record.get("warnings", []) if known["step"] <= state["step"]]
+        self.warned = {known["text"].split(":")[0] for known in warnings}
+        if "warnings" in self.record:
+            self.record["warnings"] = warnings
         self.scores = {name: np.array(values, dtype=np.float32) for name, values in state["scores"].items()}
         self.best_step, self.failed_steps = state["best_step"], state["failed_steps"]
         for fault in state["faults"]:
@@ -140,8 +163,6 @@ class Run:
 
     def note_failure(self, done: int, batch: Batch, numbers: dict[str, Tensor]) -> None:
         """Count a step that gave NaN or inf and save its batch, so that it can be looked at."""
-        from safetensors.torch import save_file
-
         self.failed_steps += 1
         values = {name: float(value) for name, value in numbers.items()}
         self.journal.warn(f"step {done} skipped: loss {values['loss']}, gradient norm {values['grad_norm']}")
@@ -150,9 +171,7 @@ class Run:
             self.config.out / "failures" / f"step-{done:08d}-rank{self.learner.fabric.global_rank}"
         ) as folder:
             tensors = {name: getattr(batch, name) for name in ("first", "second", "cells", "points", "images")}
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors"
-            )
+            write_tensors(folder / "batch.safetensors", tensors)
 
     def log(self, done: int) -> None:
         """A line of numbers; and a word of warning if they say that something is wrong."""
@@ -163,14 +182,23 @@ class Run:
             "lr": rates[-1], "lr_encoder": rates[0], "queue_fill": len(queue) / queue.length,
             "key_deviation": deviation, "failed_steps": self.failed_steps,
         }  # fmt: skip
+        self._share_window()
         line = self.journal.close_window(done, extra)
-        self._guard({"step": done, "deviation": deviation, "loss": line["loss"], "chance_loss": line["chance_loss"]})
+        losses = {name: line[name] for name in ("loss", "chance_loss") if name in line}
+        self._guard({"step": done, "deviation": deviation, **losses})
+
+    def _share_window(self) -> None:
+        """Let every process's open window hold the mean over all of them."""
+        self.journal.sums = average(self.learner.fabric, self.journal.window()["sums"])
 
     def examine(self, done: int, watch: Callable[[int, Network], None] | None = None) -> None:
         """The match exam and the statistics of the student; keeps the model if it is the best so far."""
         since = self.journal.pause()
         exam, device = self.exams["match"], self.learner.fabric.device
         maps = health.embed_exam(self.learner.embed, exam, device)
+        if not all(bool(one.isfinite().all()) for one in maps):
+            self.journal.warn(f"exam after step {done}: left out, the embeddings are NaN or inf")
+            return
         scores = health.match_scores(*maps, exam)
         if done == 0:
             self._baselines(scores)
@@ -222,6 +250,7 @@ class Run:
         """Everything that a resumed run needs."""
         since = self.journal.pause()
         fabric = self.learner.fabric
+        self._share_window()
         if fabric.is_global_zero:
             tensors, record = self.learner.capture()
             record |= {
@@ -239,6 +268,8 @@ class Run:
 
     def finish(self) -> None:
         """`last` beside the best model, the verdict, and the list of skipped files."""
+        if "best" not in self.scores:
+            raise DivergedRun("no exam of the run could be held: its embeddings are NaN or inf; lower the learning rates")
         self._write_model("last", self.steps)
         verdict = health.judge(self.scores["best"], self.scores["start"])
         exam = self.exams["geometry"]
@@ -333,7 +364,9 @@ def _refuse_unusable(images: ImageList, members: np.ndarray, pairs: Pairs, fault
         seen = len(chosen)
         for index in chosen:
             try:
-                read_image(images, int(index), pairs.shortest)
+                height, width = read_image(images, int(index), pairs.shortest).shape[:2]
+                # Raises BadInput for settings that give no two views of such an image.
+                draw_pair(pairs.config.views, width, height, STRIDE, pairs.config.seed, 0, int(index))
             except UnreadableImage as error:
                 faults.add(images.names[index], str(error))
     faults.check(seen)

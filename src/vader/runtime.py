@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import sys
@@ -56,6 +57,14 @@ def start_fabric(device: str, precision: str, devices: int, nodes: int = 1) -> F
     return fabric
 
 
+def is_first_process() -> bool:
+    """Whether this is process 0 of those that Fabric, torchrun or Slurm started; known before Fabric runs."""
+    rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
+    if rank is None:
+        rank = os.environ.get("LOCAL_RANK", "0") if os.environ.get("NODE_RANK", "0") == "0" else "1"
+    return rank == "0"
+
+
 def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
     """The processes' tensors one after the other along the first axis, on every process. No gradient."""
     if fabric.world_size == 1:
@@ -72,6 +81,16 @@ def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
     return bool(
         fabric.all_reduce(torch.tensor(float(fine), device=fabric.device), reduce_op="sum") == fabric.world_size
     )
+
+
+def average(fabric: Fabric, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Each number's mean over the processes."""
+    if fabric.world_size == 1 or not numbers:
+        return dict(numbers)
+    own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=fabric.device)
+    means = fabric.all_reduce(own, reduce_op="mean")
+    assert isinstance(means, Tensor)
+    return dict(zip(numbers, means.tolist(), strict=True))
 
 
 # --- Random states -------------------------------------------------------------------------------------------------
@@ -180,7 +199,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """`write_atomic` of indented JSON."""
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # Bytes of file names that are no UTF-8 are lone surrogates here; their backslash form is JSON's own escape.
+    write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def sync_folder(folder: Path) -> None:
@@ -205,12 +226,26 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
         sync_folder(temporary)
         if folder.exists():
-            shutil.rmtree(folder)
+            remove_folder(folder)
         temporary.replace(folder)
         sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder; a stop half-way leaves a hidden rest, never half a folder under its name."""
+    hidden = folder.with_name(f".old-{folder.name}.{os.getpid()}")
+    folder.replace(hidden)
+    shutil.rmtree(hidden)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that a killed process left in a folder."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+", path.name):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def describe_machine() -> dict[str, Any]:

@@ -98,12 +98,12 @@ def draw_pair(config: ViewConfig, width: int, height: int, stride: int, seed: in
     second = draw_view(config, width, height, rng)
     if config.pairing == "same":
         second = replace(second, matrix=first.matrix, flow=first.flow)
-    for _ in range(REDRAWS):
+    for redraws in range(1 + REDRAWS):
+        if redraws and config.pairing != "same":
+            second = draw_view(config, width, height, rng)
         cells, points = shared_cells(first, second, config.size, stride, width, height)
         if len(cells) >= config.min_shared:
             return Pair((first, second), cells, points)
-        if config.pairing != "same":
-            second = draw_view(config, width, height, rng)
     second = replace(second, matrix=first.matrix, flow=first.flow)
     cells, points = shared_cells(first, second, config.size, stride, width, height)
     if len(cells) < config.min_shared:
@@ -122,9 +122,15 @@ def shared_cells(
     Centres that lie outside the image (rotations and perspective look past its edge) match nothing.
     """
     centres = cell_centres(size // stride, size // stride, stride)
-    in_image = first.to_image(centres)
-    in_second = second.from_image(in_image)
-    shared = np.flatnonzero(inside(in_image, width, height) & inside(in_second, size, size))
+    if first.flow is None and second.flow is None:
+        in_second = transform(np.linalg.inv(second.matrix) @ first.matrix, centres)
+        # A homography maps straight edges to straight edges: with its corners the whole view lies in the image.
+        corners = first.to_image(np.array([[0.0, 0.0], [size, 0.0], [size, size], [0.0, size]]))
+        in_image = True if inside(corners, width, height).all() else inside(first.to_image(centres), width, height)
+    else:
+        points = first.to_image(centres)
+        in_second, in_image = second.from_image(points), inside(points, width, height)
+    shared = np.flatnonzero(inside(in_second, size, size) & in_image)
     return shared, in_second[shared]
 
 

@@ -24,8 +24,9 @@ BILINEAR_LIMIT = 2.0
 
 def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow: Flow | None = None) -> np.ndarray:
     """The size x size view of an (H, W, 3) uint8 or float32 image; outside the image it is mirrored."""
-    if flow is None and _is_crop(matrix, image, size):
-        return _crop(image, matrix, size)
+    box = None if flow else _crop_box(matrix, image.shape[0], image.shape[1], size)
+    if box is not None:
+        return _crop(image, box, size)
     image, matrix = _shrink(image, matrix, size)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     if flow is None:
@@ -40,29 +41,31 @@ def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow:
     return cv2.remap(image, grid[..., 0], grid[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
-def _is_crop(matrix: np.ndarray, image: np.ndarray, size: int) -> bool:
-    """Whether the view is a crop at whole pixels, mirrored or not, with at least one source pixel a view pixel.
+def _crop_box(matrix: np.ndarray, height: int, width: int, size: int) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 if the view is a crop at whole pixels with at least one source pixel a view pixel, else None.
 
-    Enlarged crops are read by `warpAffine` instead: `resize` would stop at the crop's edge where the image goes on.
+    x0 > x1 if it is mirrored. Enlarged crops are read by `warpAffine` instead: `resize` would stop at the crop's edge
+    where the image goes on.
     """
-    if matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any() or abs(matrix[0, 0]) < 1 or matrix[1, 1] < 1:
-        return False
-    corners = transform(matrix, np.array([[0.0, 0.0], [size, size]]))
-    whole = np.abs(corners - np.rint(corners)).max() < 1e-6
-    within = corners.min() > -1e-6 and (corners.max(0) < np.array(image.shape[1::-1]) + 1e-6).all()
-    return bool(whole and within)
+    (a, b, x), (c, d, y), (e, f, g) = matrix.tolist()
+    if b or c or e or f or g != 1 or abs(a) < 1 or d < 1:
+        return None
+    box = (x, y, x + a * size, y + d * size)
+    x0, y0, x1, y1 = whole = (round(box[0]), round(box[1]), round(box[2]), round(box[3]))
+    if any(abs(w - v) > 1e-6 for w, v in zip(whole, box, strict=True)):
+        return None
+    return whole if min(x0, x1, y0) >= 0 and max(x0, x1) <= width and y1 <= height else None
 
 
-def _crop(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
-    (x0, y0), (x1, y1) = np.rint(transform(matrix, np.array([[0.0, 0.0], [size, size]]))).astype(int)
-    mirrored = x0 > x1
+def _crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.ndarray:
+    x0, y0, x1, y1 = box
     part = image[y0:y1, min(x0, x1) : max(x0, x1)]
-    # INTER_AREA straight to the view's size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
-    halved = tuple(int(n) >> _halvings(n / size) for n in part.shape[1::-1])
-    if halved != part.shape[1::-1]:
+    if max(part.shape[:2]) > BILINEAR_LIMIT * size:
+        # INTER_AREA straight to the view's size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
+        halved = [n >> _halvings(n / size) for n in part.shape[1::-1]]
         part = cv2.resize(part, halved, interpolation=cv2.INTER_AREA)
     view = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
-    return cv2.flip(view, 1) if mirrored else view
+    return cv2.flip(view, 1) if x0 > x1 else view
 
 
 def _halvings(scale: float) -> int:
