@@ -45,7 +45,7 @@ def test_mirrors_and_shifts_compose_from_right_to_left() -> None:
 
 def test_from_corners_hits_all_four() -> None:
     source = np.array([[0, 0], [64, 0], [64, 64], [0, 64]], dtype=np.float64)
-    target = source + [[3, 1], [-7, 4], [-2, -9], [5, -1]]
+    target = source + np.array([[3, 1], [-7, 4], [-2, -9], [5, -1]])
     np.testing.assert_allclose(transform(from_corners(source, target), source), target, atol=1e-9)
 
 

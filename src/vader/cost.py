@@ -37,9 +37,10 @@ def cost(network: Network, size: int = 224) -> Cost:
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     handles = [m.register_forward_hook(count) for m in layers]
-    was_training = network.training
+    modes = [(module, module.training) for module in network.modules()]  # a frozen encoder's is not the network's
     network.eval()(torch.zeros(1, 3, size, size, device=network.encoder.mean.device))
-    network.train(was_training)
+    for module, mode in modes:
+        module.training = mode
     for handle in handles:
         handle.remove()
     mine = set(network.encoder.modules())

@@ -33,7 +33,9 @@ def cell_centres(h: int, w: int, stride: float) -> Float64[np.ndarray, "hw 2"]:
 def transform(matrix: Float64[np.ndarray, "3 3"], points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
     """The points under the homography `matrix`."""
     if not matrix[2, :2].any():  # affine: nothing to divide by, point by point
-        return points @ (matrix[:2, :2].T / matrix[2, 2]) + matrix[:2, 2] / matrix[2, 2]
+        moved = points @ np.ascontiguousarray(matrix[:2, :2].T / matrix[2, 2])  # a strided factor halves numpy's speed
+        moved += matrix[:2, 2] / matrix[2, 2]
+        return moved
     mapped = points @ matrix[:, :2].T + matrix[:, 2]  # (N, 3)
     return mapped[:, :2] / mapped[:, 2:]
 

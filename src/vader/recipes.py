@@ -28,7 +28,7 @@ def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConf
 
     Cost: 100 epochs, at least 20,000 steps of 128 pairs.
     """
-    batch = changes.get("batch", 128)
+    batch = _count(changes, "batch", 128)
     settings = {"steps": max(20_000, 100 * count // batch), "workers": cpu_workers(), "exam_every": 1000}
     return _config(images, out, settings | _fitted(count, batch, changes) | _short_run(changes), changes)
 
@@ -38,7 +38,7 @@ def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
 
     Cost: 30 epochs, at least 600 steps of 32 pairs; about 80 pairs a second on two cores with bf16 units.
     """
-    batch = changes.get("batch", 32)
+    batch = _count(changes, "batch", 32)
     settings: dict[str, Any] = {
         "steps": max(600, 30 * count // batch), "batch": batch, "workers": min(2, cpu_workers()),
         "views": {"size": 96}, "network": {"encoder": "resnet10t"},
@@ -109,7 +109,13 @@ def _fitted(count: int, batch: int, changes: dict[str, Any]) -> dict[str, Any]:
     fitted: dict[str, Any] = {"bn_groups": groups, "skip_own": count < 100_000}
     if changes.get("objective") == "moco":
         return fitted | {"queue": queue_length(count, batch, 1), "temperature": 0.2, "factor": 1.0}
-    return fitted | {"queue": queue_length(count, batch, changes.get("points", 32))}
+    return fitted | {"queue": queue_length(count, batch, _count(changes, "points", 32))}
+
+
+def _count(changes: dict[str, Any], key: str, otherwise: int) -> int:
+    """A number that others follow from. What is none is refused by the config, which names it."""
+    value = changes.get(key, otherwise)
+    return value if isinstance(value, int) and value >= 1 else otherwise
 
 
 def _short_run(changes: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from pydantic import BaseModel, ConfigDict, Field
 
 from vader.errors import BadInput
-from vader.geometry import Flow, cell_centres, from_corners, inside, scaling, transform, translation
+from vader.geometry import Flow, cell_centres, from_corners, inside, transform, translation
 from vader.images.colour import Colour
 from vader.images.warp import warp
 
@@ -121,17 +121,33 @@ def shared_cells(
 
     Centres that lie outside the image (rotations and perspective look past its edge) match nothing.
     """
-    centres = cell_centres(size // stride, size // stride, stride)
+    n = size // stride
     if first.flow is None and second.flow is None:
-        in_second = transform(np.linalg.inv(second.matrix) @ first.matrix, centres)
+        between = np.linalg.inv(second.matrix) @ first.matrix
         # A homography maps straight edges to straight edges: with its corners the whole view lies in the image.
         corners = first.to_image(np.array([[0.0, 0.0], [size, 0.0], [size, size], [0.0, size]]))
-        in_image = True if inside(corners, width, height).all() else inside(first.to_image(centres), width, height)
-    else:
-        points = first.to_image(centres)
-        in_second, in_image = second.from_image(points), inside(points, width, height)
-    shared = np.flatnonzero(inside(in_second, size, size) & in_image)
-    return shared, in_second[shared]
+        whole = inside(corners, width + 1e-6, height + 1e-6).all()
+        if whole and not (between[0, 1] or between[1, 0] or between[2, :2].any()):
+            return _shared_by_crops(between, size, stride)
+    centres = cell_centres(n, n, stride)
+    in_image = first.to_image(centres)
+    in_second = second.from_image(in_image)
+    shared = np.flatnonzero(inside(in_second, size, size) & inside(in_image, width, height))
+    return shared, in_second.take(shared, axis=0)
+
+
+def _shared_by_crops(
+    between: Float64[np.ndarray, "3 3"], size: int, stride: int
+) -> tuple[Int64[np.ndarray, "N"], Float64[np.ndarray, "N 2"]]:
+    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared."""
+    n = size // stride
+    along = (np.arange(n) + 0.5) * stride
+    x = along * between[0, 0] + between[0, 2]
+    y = along * between[1, 1] + between[1, 2]
+    columns, rows = (np.flatnonzero((v >= 0) & (v <= size)) for v in (x, y))
+    points = np.empty((len(rows), len(columns), 2))
+    points[..., 0], points[..., 1] = x[columns], y[rows, None]
+    return (rows[:, None] * n + columns).ravel(), points.reshape(-1, 2)
 
 
 def choose_matches(
@@ -160,9 +176,10 @@ def draw_view(config: ViewConfig, width: int, height: int, rng: np.random.Genera
     """A view of an image of width x height pixels."""
     S = config.size
     x, y, w, h = draw_crop(config, width, height, rng)
-    matrix = translation(x, y) @ scaling(w / S, h / S)
-    if rng.random() < config.p_flip:
-        matrix = matrix @ translation(S, 0) @ scaling(-1, 1)
+    across = w / S
+    if rng.random() < config.p_flip:  # the view's left edge is the crop's right one
+        x, across = x + w, -across
+    matrix = np.array([[across, 0, x], [0, h / S, y], [0, 0, 1.0]])
     if config.degrees or config.shear:
         matrix = matrix @ _draw_affine(config, rng)
     if config.perspective:
@@ -186,16 +203,18 @@ def draw_crop(config: ViewConfig, width: int, height: int, rng: np.random.Genera
 
 def draw_colour(config: ViewConfig, rng: np.random.Generator) -> Colour:
     """A change of colours: jitter in a drawn order, grey, blur, solarise."""
-    colour = Colour()
-    if rng.random() < config.p_jitter:
-        strengths = np.array([config.brightness, config.contrast, config.saturation, config.hue])
-        factors = np.array([1, 1, 1, 0]) + rng.uniform(-1, 1, 4) * strengths
-        a, b, c, d = (int(i) for i in rng.permutation(4))
-        e, f, g, h = (float(factor) for factor in factors)
-        colour = replace(colour, order=(a, b, c, d), factors=(e, f, g, h))
-    grey = bool(rng.random() < config.p_grey)
-    sigma = float(rng.uniform(*config.sigma)) if rng.random() < config.p_blur else 0.0
-    return replace(colour, grey=grey, sigma=sigma, solarise=bool(rng.random() < config.p_solarise))
+    jitter, grey, blur, solarise = rng.random(4).tolist()
+    colour = Colour(
+        grey=grey < config.p_grey,
+        sigma=rng.uniform(*config.sigma) if blur < config.p_blur else 0.0,
+        solarise=solarise < config.p_solarise,
+    )
+    if jitter >= config.p_jitter:
+        return colour
+    b, c, s, h = rng.uniform(-1, 1, 4).tolist()
+    first, second, third, fourth = rng.permutation(4).tolist()
+    factors = (1 + b * config.brightness, 1 + c * config.contrast, 1 + s * config.saturation, h * config.hue)
+    return replace(colour, order=(first, second, third, fourth), factors=factors)
 
 
 def _draw_affine(config: ViewConfig, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""Small things that several tests need: the command as a user starts it, and settings that make a run short."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+VADER = str(Path(sys.executable).with_name("vader"))
+
+SMALL = {
+    "network.encoder": "resnet10t",
+    "network.dim": 16,
+    "network.pyramid_width": 32,
+    "network.decoder_width": 32,
+    "network.pyramid_outputs": "false",
+    "views.size": 32,
+    "batch": 4,
+    "points": 8,
+    "queue": 96,
+    "bn_groups": 2,
+    "workers": 0,
+    "held_out": 2,
+    "log_every": 2,
+    "exam_every": 100,
+    "save_every": 100,
+}
+
+
+def settings(**changes: object) -> list[str]:
+    """`--set` flags of a small run; in names, two underscores stand for a dot."""
+    merged = SMALL | {name.replace("__", "."): value for name, value in changes.items()}
+    return [word for name, value in merged.items() for word in ("--set", f"{name}={value}")]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """This process's environment; one thread a process, so that tests beside each other keep their pace.
+
+    Compiled modules may be written: starting takes three times as long without them.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "OMP_NUM_THREADS": "1", **changes}
+
+
+def vader(*words: object, timeout: float = 120, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run `vader WORDS...` to its end."""
+    command = [VADER, *map(str, words)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, env=environment(**environ), check=False
+    )
+
+
+def start(*words: object) -> subprocess.Popen[str]:
+    """Start `vader WORDS...` in a process group of its own."""
+    return subprocess.Popen(
+        [VADER, *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True,
+    )  # fmt: skip
+
+
+def pretrain(images: Path, out: Path, steps: int, **changes: object) -> subprocess.CompletedProcess[str]:
+    """A small run on the CPU in fp32, unless `changes` say otherwise."""
+    return vader(*pretrain_words(images, out, steps, **changes))
+
+
+def pretrain_words(images: Path, out: Path, steps: int, **changes: object) -> list[object]:
+    """The words of `pretrain`."""
+    changes = {"device": "cpu", "precision": "fp32"} | changes
+    return ["pretrain", images, "--out", out, "--recipe", "quick", "--steps", steps, *settings(**changes)]
