@@ -16,7 +16,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 assert "vader" not in sys.modules, "the import hook must come before the package"
 install_import_hook("vader", "conftest.checked")
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # the networks here are too small to share out
 
 # Width x height: landscape and portrait, odd and even, down to the smallest side that is taken.
 SIZES = [(96, 96), (97, 131), (160, 120), (64, 63), (33, 200), (150, 101), (128, 96), (75, 75), (200, 96), (90, 140)]

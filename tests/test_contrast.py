@@ -33,7 +33,9 @@ def problem(length: int, own: bool, within: bool) -> dict[str, Any]:
         "negatives": unit(length, D, seed=2) if length else torch.zeros(0, D, dtype=torch.float64),
         "query_image": torch.tensor([5, 6, 7]).repeat_interleave(P) if own else None,
         "negative_image": torch.randint(4, 12, (length,), generator=generator) if own else None,
-        "within": (torch.rand(B, P, P, generator=generator) > 0.4) & ~torch.eye(P, dtype=torch.bool) if within else None,
+        "within": (torch.rand(B, P, P, generator=generator) > 0.4) & ~torch.eye(P, dtype=torch.bool)
+        if within
+        else None,
     }
 
 

@@ -496,3 +496,38 @@ def test_threads_agree_with_one_thread() -> None:
     with ThreadPoolExecutor(4) as pool:
         for got, expected in zip(pool.map(decode, files * 4), want * 4, strict=True):
             np.testing.assert_array_equal(got, expected)
+
+
+# --- Reduced decoding ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(203, 157), (640, 480), (96, 400)])
+@pytest.mark.parametrize("shortest", [1, 20, 47, 48, 49, 78, 79, 240, 1000])
+def test_a_reduced_jpeg_keeps_its_short_side_and_its_picture(size: tuple[int, int], shortest: int) -> None:
+    data = saved(RGB.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=95)
+    whole, pixels = decode(data), decode(data, shortest)
+    check_whole(pixels)
+    assert min(pixels.shape[:2]) >= min(shortest, *size)
+    if 2 * shortest > min(size):
+        np.testing.assert_array_equal(pixels, whole)
+    else:
+        assert min(pixels.shape[:2]) <= (min(size) + 1) // 2
+        if min(pixels.shape[:2]) >= 20:
+            want = np.asarray(Image.fromarray(whole).resize(pixels.shape[1::-1], Image.Resampling.BOX)).astype(int)
+            assert np.abs(pixels - want).mean() < 6
+
+
+@as_users_run
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("jpeg")])
+def test_a_reduced_truncated_jpeg_is_refused(name: str, share: float) -> None:
+    with pytest.raises(UnreadableImage):
+        decode(FILES[name][: int(share * len(FILES[name]))], 10)
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_reduced_jpeg_is_turned_too(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    want = np.rot90(decode(FILES["jpeg"], 20), {3: 2, 6: -1}[orientation])
+    np.testing.assert_array_equal(decode(saved(RGB, "JPEG", quality=90, exif=exif), 20), want)

@@ -129,7 +129,9 @@ def test_the_pyramid_sums_from_the_top() -> None:
     total, expected = torch.zeros(1, 8, 1, 1), []
     for i in (3, 2, 1, 0):
         size = levels[i].shape[-1]
-        total = pyramid.laterals[i](levels[i]) + (total if i == 3 else total.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        total = pyramid.laterals[i](levels[i]) + (
+            total if i == 3 else total.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        )
         assert total.shape[-1] == size
         expected.insert(0, pyramid.outputs[i](total))
     for ours, theirs in zip(pyramid(levels), expected, strict=True):

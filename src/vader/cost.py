@@ -9,6 +9,12 @@ from torch import Tensor, nn
 from vader.network import DenseNetwork, Network, NetworkConfig
 
 
+def is_depthwise(network: Network) -> bool:
+    """Whether most of an encoder's spatial convolutions are depthwise: CPUs run those slower in bf16 than in fp32."""
+    spatial = [m for m in network.encoder.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    return sum(m.groups > 1 for m in spatial) > len(spatial) / 2
+
+
 @dataclass(frozen=True)
 class Cost:
     """Parameters and multiply-adds an image, of the encoder and of what stands on it."""

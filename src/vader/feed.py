@@ -67,7 +67,7 @@ def shortest_side(config: ViewConfig) -> int:
 
 def read_image(images: ImageList, index: int, shortest: int = 0) -> np.ndarray:
     """Image `index` decoded, (H, W, 3) uint8. Raises UnreadableImage, also for images under 32 px."""
-    image = decode(images.path(index))
+    image = decode(images.path(index), shortest)
     if min(image.shape[:2]) < MIN_IMAGE_SIDE:
         raise UnreadableImage(f"expected at least {MIN_IMAGE_SIDE} px a side, got {image.shape[1]}x{image.shape[0]}")
     return image

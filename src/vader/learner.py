@@ -47,6 +47,9 @@ class Learner:
         self.student: nn.Module = wrapped
         if config.compile:
             self.teacher.compile()
+        both = [*self.network.named_buffers(), *self.teacher.named_buffers()]
+        self._statistics = [buffer for name, buffer in both if name.endswith(("running_mean", "running_var"))]
+        self._kept = [buffer.clone() for buffer in self._statistics]
         self.train()
 
     def train(self) -> None:
@@ -56,6 +59,16 @@ class Learner:
         if self.frozen:
             self.network.encoder.eval()
             self.teacher.encoder.eval()
+
+    def keep_statistics(self) -> None:
+        """Remember both networks' batch-norm statistics, which a forward pass changes before its loss is known."""
+        if self._statistics:
+            torch._foreach_copy_(self._kept, self._statistics)
+
+    def put_back_statistics(self) -> None:
+        """As they were when `keep_statistics` was called: one batch with NaN would otherwise stay in them for ever."""
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._kept)
 
     def set_rate(self, factor: float) -> None:
         """Multiply the base learning rates."""

@@ -162,6 +162,7 @@ def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) ->
     A step whose loss or gradient is not finite changes neither student nor queue.
     """
     fabric = learner.fabric
+    learner.keep_statistics()
     queries = student_queries(learner, config, batch)
     update_teacher(learner.network, learner.teacher, config.momentum)
     every_key = teacher_keys(learner, config, batch, number)
@@ -175,6 +176,8 @@ def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) ->
         learner.optimizer.step()
         entering, rows = choose_enqueued(every_key, config.enqueue)
         learner.queue.enqueue(entering, gather(fabric, batch.images)[rows])
+    else:
+        learner.put_back_statistics()
     learner.optimizer.zero_grad(set_to_none=True)
     numbers = {
         "loss": told.loss.detach(),

@@ -77,7 +77,7 @@ def _shrink(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarra
     """Halve the image until the view's centre reads at most BILINEAR_LIMIT pixels a pixel, and adapt the matrix."""
     around = transform(matrix, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) + size / 2)
     scale = max(np.linalg.norm(around[1] - around[0]), np.linalg.norm(around[2] - around[0]))
-    halvings = _halvings(scale)
+    halvings = _halvings(float(scale))
     if not halvings:
         return image, matrix
     height, width = image.shape[:2]
