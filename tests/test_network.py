@@ -100,7 +100,6 @@ def test_the_decoder_suits_the_encoder() -> None:
         NetworkConfig(encoder="test_resnet", **widths)
 
 
-@pytest.mark.slow
 def test_the_papers_decoder_suits_the_papers_encoder() -> None:
     assert fitting_decoder("resnet50") == {"pyramid_width": 256, "decoder_width": 128, "pyramid_outputs": True}
 

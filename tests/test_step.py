@@ -1,5 +1,6 @@
 """One step: keys from the teacher alone, in the batch's order; what moves, by how much, and what stays."""
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -341,7 +342,7 @@ def test_the_schedules() -> None:
     assert values[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert values[12] == pytest.approx(0.5)
     assert values[20] == pytest.approx(0, abs=1e-12)
-    assert all(a > b for a, b in zip(values[4:], values[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values[4:]))
 
 
 def test_clipping_bounds_the_whole_gradient(fabric: Fabric) -> None:
