@@ -9,6 +9,7 @@ import pytest
 import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
+from lightning_fabric import Fabric
 
 # An int is good where a float is asked for (PEP 484's numeric tower), which beartype by itself does not grant.
 checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -48,3 +49,11 @@ def photo() -> np.ndarray:
     from skimage import data
 
     return cv2.resize(data.astronaut(), (203, 150), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope="session")
+def fabric() -> Fabric:
+    """One process on the CPU in float32."""
+    from vader.runtime import start_fabric
+
+    return start_fabric("cpu", "fp32", 1)

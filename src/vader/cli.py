@@ -104,7 +104,9 @@ def pretrain(
     quiet
         No progress on standard error.
     """
-    lengths = [name for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)) if value is not None]
+    lengths = [
+        name for name, value in (("steps", steps), ("epochs", epochs), ("minutes", minutes)) if value is not None
+    ]
     if resume is None and (images is None or out is None):
         raise CycloptsError(msg="expected IMAGES and --out RUN, or --resume RUN")
     if resume is not None and (images is not None or out is not None):

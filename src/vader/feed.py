@@ -159,7 +159,8 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             for number in numbers:
                 if number // self.count != epoch:
                     epoch = number // self.count
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+                    # The last word sets these numbers apart from those of the views (`views.generator`).
+                    order = np.random.default_rng((self.seed, epoch, 0, 3, 1)).permutation(self.count)
                 items.append((epoch, int(order[number % self.count])))
             yield items
             step += 1

@@ -28,11 +28,6 @@ PREFIXES = (
     "encoder.body.",  # a vader model
     "",
 )
-# Parts of those networks that are no encoder: classifiers, projection heads, what timm leaves out of `features_only`.
-UNUSED = re.compile(
-    r"^(fc|head|classifier|last_linear|conv_head|bn2(?=\.(weight|bias|running_|num_))|global_pool|mlp|projector|"
-    r"predictor|prototypes|neck|norm_head|head_norm|final_conv|pre_logits|pyramid|decoder)(\.|$)"
-)
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,13 @@ def _load(
             f"{report}. A partial match is refused; check --encoder, or allow names with --set "
             "'allow_missing=[\"PATTERN\"]'"
         )
-    foreign = [name for name in unused if not UNUSED.match(name) and not name.startswith("module.queue")]
-    if prefix == "" and len(foreign) > len(report.matched):
-        raise BadCheckpoint(f"{report}. Most of the file is something else; check --encoder")
+    # ResNet-18's names are all found in ResNet-34, too; what is left of the same blocks gives the larger one away.
+    blocks = {name.split(".")[0] for name in ours}
+    larger = [name for name in tensors if name not in ours and name.split(".")[0] in blocks]
+    if larger:
+        raise BadCheckpoint(
+            f"{report}. The file's network is larger than the encoder ({len(larger)} tensors more in the same blocks, "
+            f"such as {larger[0]}); check --encoder"
+        )
     module.load_state_dict({name: tensors.get(name, ours[name]) for name in ours})
     return report

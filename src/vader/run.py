@@ -184,7 +184,7 @@ class Run:
         }  # fmt: skip
         self._share_window()
         line = self.journal.close_window(done, extra)
-        losses = {name: line[name] for name in ("loss", "chance_loss") if name in line}
+        losses: dict[str, float] = {name: line[name] for name in ("loss", "chance_loss") if name in line}
         self._guard({"step": done, "deviation": deviation, **losses})
 
     def _share_window(self) -> None:
@@ -269,7 +269,9 @@ class Run:
     def finish(self) -> None:
         """`last` beside the best model, the verdict, and the list of skipped files."""
         if "best" not in self.scores:
-            raise DivergedRun("no exam of the run could be held: its embeddings are NaN or inf; lower the learning rates")
+            raise DivergedRun(
+                "no exam of the run could be held: its embeddings are NaN or inf; lower the learning rates"
+            )
         self._write_model("last", self.steps)
         verdict = health.judge(self.scores["best"], self.scores["start"])
         exam = self.exams["geometry"]

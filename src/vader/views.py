@@ -49,7 +49,7 @@ class ViewConfig(BaseModel):
     p_solarise: float = Field(0.0, ge=0, le=1)
     degrees: float = Field(0.0, ge=0, le=180)
     shear: float = Field(0.0, ge=0, le=45)
-    perspective: float = Field(0.0, ge=0, le=0.9)
+    perspective: float = Field(0.0, ge=0, le=0.6)  # beyond 2/3 the horizon could come into view
     elastic: float = Field(0.0, ge=0, le=0.5)
 
 

@@ -48,7 +48,7 @@ def decode(source: Path | bytes, shortest: int = 0) -> np.ndarray:
     scaled from the smallest of `FULL_SCALES` that holds the image's largest value to 0..255.
 
     With `shortest`, in pixels, a JPEG whose short side is at least twice that may come back reduced, its short side
-    not below it: the reduction is part of decoding, and makes the large pictures of cameras several times faster.
+    not below it: the reduction is part of decoding, and makes the large pictures of cameras two to three times faster.
 
     Raises `UnreadableImage` when the file cannot be read, is truncated or corrupt, or holds what has no one RGB
     picture: floating point or negative values, values above 65535, two or more than four channels.

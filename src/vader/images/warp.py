@@ -61,7 +61,7 @@ def _crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.nd
     x0, y0, x1, y1 = box
     part = image[y0:y1, min(x0, x1) : max(x0, x1)]
     if max(part.shape[:2]) > BILINEAR_LIMIT * size:
-        # INTER_AREA straight to the view's size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
+        # INTER_AREA straight to the size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
         halved = [n >> _halvings(n / size) for n in part.shape[1::-1]]
         part = cv2.resize(part, halved, interpolation=cv2.INTER_AREA)
     view = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
