@@ -148,7 +148,7 @@ def test_a_damaged_model_is_refused_in_one_line(damage: Any, words: str, model: 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing/model.safetensors", "model.pth"])
 def test_a_missing_model_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="expected a run folder or a model.safetensors"):
+    with pytest.raises(BadInput, match=r"expected a run folder or a model\.safetensors"):
         load_model(tmp_path / name)
 
 

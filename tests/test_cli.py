@@ -81,7 +81,7 @@ def test_the_public_names() -> None:
     [
         (["pretrain", "a", "--out", "b", "--stepz", "3"], "--stepz"),
         (["pretrain", "a", "--out", "b", "--steps", "many"], "many"),
-        (["pretrain", "a", "--out", "b", "--views", "none"], "none"),
+        (["pretrain", "a", "--out", "b", "--views", "sideways"], "--views"),
         (["pretrain", "a", "--out", "b", "--steps", "1", "--epochs", "1"], "--steps and --epochs"),
         (["pretrain", "a"], "--out"),
         (["pretrain", "--out", "b"], "IMAGES"),
@@ -166,27 +166,24 @@ def test_weights_that_cannot_be_used_leave_nothing(photos: Path, tmp_path: Path)
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_views_that_cannot_be_drawn_are_refused_before_the_first_step(
-    workers: int, photos: Path, tmp_path: Path
-) -> None:
-    done = quiet(photos, tmp_path / "out", views__min_shared=65, workers=workers)
-    refused(done, "share 65 cells")
+def test_views_that_cannot_be_drawn_are_refused_before_the_first_step(photos: Path, tmp_path: Path) -> None:
+    refused(quiet(photos, tmp_path / "out", views__min_shared=65, workers=1), "share 65 cells")
     assert not list((tmp_path / "out").iterdir())
 
 
 def test_what_a_worker_finds_is_one_line_too(photos: Path, tmp_path: Path) -> None:
-    """Only one of 70 images can be read: fifty in a row cannot, which a worker says while the run goes on."""
+    """Ten of 80 images can be read: somewhere fifty in a row cannot, which a worker says while the run goes on."""
     images = tmp_path / "images"
     images.mkdir()
     for i in range(70):
         (images / f"{i:02d}.jpg").write_text("This is no picture.")
-    for i in range(0, 10):
+    for i in range(10):
         shutil.copy(photos / f"{i:02d}.jpg", images / f"{90 + i}.jpg")
-    done = quiet(images, tmp_path / "out", max_bad_share=1, workers=1, seed=3)
-    assert "Traceback" not in done.stderr
-    if done.returncode:
-        refused(done, "images in a row could not be read")
+    done = quiet(images, tmp_path / "out", max_bad_share=1, workers=1, held_out=16)
+    assert done.returncode == 1
+    *warnings, last = done.stderr.splitlines()
+    assert last.startswith("vader: 50 images in a row could not be read; the first: ")
+    assert all(line.startswith("warning: skipped ") for line in warnings)
 
 
 # --- Bad images among good ones -----------------------------------------------------------------------------------
@@ -265,17 +262,14 @@ def test_the_length_in_minutes(photos: Path, tmp_path: Path) -> None:
 # --- Settings -----------------------------------------------------------------------------------------------------
 
 NOTHING: dict[str, Any] = {
-    name: None
-    for name in (
-        "recipe", "objective", "encoder", "init", "steps", "epochs", "minutes", "batch", "size", "queue", "views",
-        "seed", "workers", "devices", "config",
-    )
-} | {"freeze_encoder": False, "device": "cpu", "precision": "fp32", "set": []}  # fmt: skip
+    "recipe": "quick", "objective": None, "encoder": "resnet10t", "init": None, "steps": None, "epochs": None,
+    "minutes": None, "batch": None, "size": None, "queue": None, "views": None, "seed": None, "workers": None,
+    "devices": None, "config": None, "freeze_encoder": False, "device": "cpu", "precision": "fp32", "set": [],
+}  # fmt: skip
 
 
 def config(photos: Path, **given: Any) -> PretrainConfig:
-    given = NOTHING | {"recipe": "quick", "encoder": "resnet10t"} | given
-    return make_config(photos, Path("out"), given, quiet=True)
+    return make_config(photos, Path("out"), NOTHING | given, quiet=True)
 
 
 def test_flags_win_over_set_wins_over_the_file_wins_over_the_recipe(photos: Path, tmp_path: Path) -> None:
@@ -315,6 +309,7 @@ def test_flags_win_over_set_wins_over_the_file_wins_over_the_recipe(photos: Path
         ({"size": 33}, "views.size"),
         ({"epochs": -1.0}, "--epochs: expected a number above 0"),
         ({"epochs": float("nan")}, "--epochs"),
+        ({"epochs": float("inf")}, "--epochs"),
         ({"minutes": 0.0}, "--minutes: expected a number above 0"),
         ({"minutes": 1.0, "devices": 2, "batch": 32}, "--minutes measures"),
         ({"encoder": "resnet9000"}, "resnet9000"),
@@ -328,7 +323,6 @@ def test_settings_that_are_wrong_are_named(given: dict[str, Any], told: str, pho
     with pytest.raises(BadInput) as caught:
         config(photos, **given)
     assert told in str(caught.value)
-    assert "\n" not in " ".join(str(caught.value).splitlines())
 
 
 def test_values_are_read_as_toml_reads_them() -> None:
@@ -393,17 +387,18 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
     begun = len(manifest(out)) if (out / "manifest.jsonl").read_text().endswith("\n") else None
     with (out / "manifest.jsonl").open("a") as file:
         file.write('{"name": "2-11.j')  # a kill in the middle of a line
-    first = next(iter((out / "maps").rglob("*.npy"))).stat().st_mtime_ns
+    path = out / json.loads((out / "manifest.jsonl").read_text().splitlines()[0])["map"]
+    written = path.stat().st_mtime_ns
     for _ in range(2):  # the second time nothing is left to do, and that is fine
         done = vader("embed", model, mixed, "--out", out, "--device", "cpu", "--precision", "fp32")
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{out}\n"
         found = manifest(out)
-        assert len(found) == 36
+        assert len(found) == 37, "a single pixel is enlarged"
         skipped = [one["name"] for one in json.loads((out / "skipped.json").read_text())]
-        assert skipped == ["cut.jpg", "text.jpg"] or skipped == ["cut.jpg", "pixel.png", "text.jpg"]
-    assert begun is None or begun < 36
-    assert next(iter((out / "maps").rglob("*.npy"))).stat().st_mtime_ns == first, "what was there is left alone"
+        assert skipped == ["cut.jpg", "text.jpg"]
+    assert begun is None or begun < 37
+    assert path.stat().st_mtime_ns == written, "what was there is left alone"
     network = load_model(model)
     for name in ("0-01.jpg", "1-04.jpg", "2-11.jpg"):
         line, pixels = found[name], decode(mixed / name)
@@ -477,7 +472,7 @@ def test_show_refuses_what_it_cannot_draw(model: Path, photos: Path, tmp_path: P
     refused(vader("show", "similar", model, photos, "--at", "9000,3", *words), "--at: expected a point in")
     refused(vader("show", "pca", model, photos, "--count", 0, *words), "--count")
     refused(vader("show", "pca", model, photos, "--out", "/proc/none", "--device", "cpu"), "/proc/none")
-    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_moco_runs_embeds_and_shows(photos: Path, tmp_path: Path) -> None:

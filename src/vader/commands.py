@@ -1,5 +1,6 @@
 """What the command line's verbs do: words -> configs -> the library."""
 
+import math
 import sys
 import tomllib
 from pathlib import Path
@@ -13,7 +14,7 @@ from vader.images.folder import list_images
 from vader.journal import read_metrics
 from vader.pretrain import PretrainConfig
 from vader.pretrain import pretrain as run_pretrain
-from vader.runtime import choose_device, choose_precision, is_first_process, prepare_output
+from vader.runtime import choose_device, choose_precision, is_first_process, make_folder, prepare_output
 
 
 def pretrain(
@@ -50,31 +51,11 @@ def read_config(run: Path) -> PretrainConfig:
 def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = False) -> PretrainConfig:
     """A config from a recipe, a TOML file, --set and flags, in rising order of precedence."""
     count = len(list_images(images))
-    changes: dict[str, Any] = read_toml(given["config"]) if given["config"] is not None else {}
-    for item in given["set"]:
-        key, value = parse_setting(item)
-        assign(changes, key, value)
-    if named := {"images", "out"} & changes.keys():
-        raise BadInput(f"{min(named)}: it is given on the command line; leave it out of --config and --set")
-    for name, choose in (("device", choose_device), ("precision", lambda it: choose_precision(it, changes["device"]))):
-        asked = changes.get(name, "auto") if given[name] == "auto" else given[name]
-        changes[name] = choose(asked)
-    device = changes["device"]
-    flags = {"objective", "init", "steps", "batch", "queue", "seed", "workers", "devices"}
-    changes |= {key: given[key] for key in flags if given[key] is not None}
-    if given["freeze_encoder"]:
-        changes["freeze_encoder"] = True
-    if given["size"] is not None:
-        assign(changes, "views.size", given["size"])
-    if given["views"] is not None:
-        assign(changes, "views.pairing", given["views"])
-    if given["encoder"] is not None:
-        assign(changes, "network.encoder", given["encoder"])
-
-    name = given["recipe"] or recipes.suggest(device)
+    changes = gather_changes(given)
+    name = given["recipe"] or recipes.suggest(changes["device"])
     config = build(name, images, out, count, changes)
     for length in ("epochs", "minutes"):
-        if given[length] is not None and not given[length] > 0:
+        if given[length] is not None and not 0 < given[length] < math.inf:
             raise BadInput(f"--{length}: expected a number above 0, got {given[length]:g}")
     if given["epochs"] is not None:
         config = config.model_copy(update={"steps": max(1, round(given["epochs"] * count / config.batch))})
@@ -83,6 +64,34 @@ def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = Fa
     if not quiet and is_first_process():
         print(recipes.explain(name, config, count), file=sys.stderr)
     return config
+
+
+FLAGS = {  # and the settings that they stand for
+    "objective": "objective", "init": "init", "steps": "steps", "batch": "batch", "queue": "queue", "seed": "seed",
+    "workers": "workers", "devices": "devices", "size": "views.size", "views": "views.pairing",
+    "encoder": "network.encoder",
+}  # fmt: skip
+
+
+def gather_changes(given: dict[str, Any]) -> dict[str, Any]:
+    """What is to differ from the recipe: the TOML file's settings, over them --set's, over these the flags'."""
+    changes: dict[str, Any] = read_toml(given["config"]) if given["config"] is not None else {}
+    for item in given["set"]:
+        key, value = parse_setting(item)
+        assign(changes, key, value)
+    if named := {"images", "out"} & changes.keys():
+        raise BadInput(f"{min(named)}: it is given on the command line; leave it out of --config and --set")
+    for flag, key in FLAGS.items():
+        if given[flag] is not None:
+            assign(changes, key, given[flag])
+    if given["freeze_encoder"]:
+        changes["freeze_encoder"] = True
+    device, precision = (
+        changes.get(name, "auto") if given[name] == "auto" else given[name] for name in ("device", "precision")
+    )
+    changes["device"] = choose_device(device)
+    changes["precision"] = choose_precision(precision, changes["device"])
+    return changes
 
 
 def build(name: recipes.RecipeName, images: Path, out: Path, count: int, changes: dict[str, Any]) -> PretrainConfig:
@@ -188,6 +197,7 @@ def show(
         raise BadInput(f"--count: expected at least 1, got {count}")
     device = choose_device(device)
     network, listed = load_model(model, device), list_images(images)
+    make_folder(out)
     if what == "pca":
         return [pictures.show_pca(network, listed, out, count, size, device)]
     if what == "matches":

@@ -6,10 +6,15 @@ epochs. So a run resumes by starting at its step, whatever the workers, and no i
 Axes: B images, P matched points, S a view's side.
 """
 
+import atexit
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ctypes import c_bool
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from typing import Any, Literal
 
 import cv2
@@ -176,12 +181,14 @@ class Feed:
         if config.hold == "device":
             self._put_on_device()
         sampler = StepSampler(len(pairs.members), config.batch, config.seed, start, rank, world)
+        ending = RawValue(c_bool, False)
+        atexit.register(setattr, ending, "value", True)
         self.loader = DataLoader(
             pairs,
             batch_sampler=sampler,
             num_workers=config.workers,
             collate_fn=collate,
-            worker_init_fn=_start_worker,
+            worker_init_fn=partial(_start_worker, ending),
             generator=torch.Generator().manual_seed(config.seed),  # else a resumed run draws from torch's own again
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if config.workers else None,
@@ -232,10 +239,10 @@ def _name(error: Exception) -> str:
     return f"{type(error).__module__}.{type(error).__qualname__}"
 
 
-def _start_worker(_worker: int) -> None:
-    # Ctrl-C, and the SIGTERM of `timeout` or a job scheduler, reach the whole process group; the main process decides,
-    # workers must live until it has saved. It tells them to end, and they end by themselves when it is gone.
+def _start_worker(ending: Any, _worker: int) -> None:
+    # Ctrl-C, and the SIGTERM of `timeout` or a job scheduler, reach all processes; the main process decides, workers
+    # must live until it has saved. When it ends (`ending`), multiprocessing sends them a SIGTERM that counts.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.value else None)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

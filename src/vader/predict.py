@@ -21,7 +21,7 @@ from vader.images.decode import decode
 from vader.images.folder import Faults, ImageList
 from vader.journal import clock
 from vader.network import MIN_SIDE, Network
-from vader.runtime import write_atomic, write_json
+from vader.runtime import make_folder, write_atomic, write_json
 
 PIXELS_A_BATCH = 512 * 512  # times --batch; larger images go fewer at a time, so memory does not follow their size
 
@@ -165,11 +165,8 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"--out: expected a new or empty folder, {out} is not; choose another or remove it")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, settings)
-    except OSError as error:
-        raise BadInput(f"--out: cannot write to {out} ({error.strerror}); choose another place") from None
+    make_folder(out)
+    write_json(path, settings)
 
 
 def _store(out: Path, images: ImageList, image: Decoded, one: np.ndarray) -> dict[str, object]:

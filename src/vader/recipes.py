@@ -82,11 +82,13 @@ def cpu_workers() -> int:
 
 
 def queue_length(count: int, batch: int, keys: int) -> int:
-    """A queue that holds the keys of a quarter of the images, at most the paper's 65,536, at least two batches.
+    """Whole batches of keys: those of one image in 32, at most the paper's 65,536 keys, at least four batches.
 
-    A longer one mostly adds other views of the same things, and stale keys: false negatives.
+    Small sets want short queues (`docs/settings.md`): a longer one mostly adds stale keys and other views of the same
+    things, which are false negatives. ImageNet gets the paper's.
     """
-    return max(2 * batch * keys, min(65_536, count * keys // 4))
+    batches = max(4, min(65_536, count * keys // 32) // (batch * keys))
+    return batches * batch * keys
 
 
 def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str, Any]) -> PretrainConfig:
@@ -122,5 +124,5 @@ def _short_run(changes: dict[str, Any]) -> dict[str, Any]:
     """Rates and schedule for runs that end: cosine, warm-up, a teacher that follows within hundreds of steps."""
     return {
         "schedule": "cosine", "warmup_steps": 50, "momentum": 0.99,
-        "lr_encoder": 3e-4 if changes.get("init") else 3e-3, "lr_decoder": 3e-3,
+        "lr_encoder": 1e-3 if changes.get("init") else 1e-2, "lr_decoder": 1e-2,
     }  # fmt: skip

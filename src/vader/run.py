@@ -86,7 +86,7 @@ class Run:
             pairs.hold()
             for index, reason in pairs.broken.items():
                 faults.add(images.names[index], reason)
-        _refuse_unusable(images, members, pairs, faults)
+        _refuse_unusable(images, held_out, members, pairs, faults)
         feed = Feed(pairs, fabric.device, first, fabric.global_rank, fabric.world_size)
         run = cls(config, learner, journal, feed, exams, faults, steps, first)
         if state:
@@ -159,7 +159,7 @@ class Run:
                 self.warned.add(name)
                 self.journal.warn(f"skipped {name}: {reason}")
         if batch.faults:
-            self.faults.check(len(self.feed.pairs.members))
+            self.faults.check(len(self.feed.pairs.images))
 
     def note_failure(self, done: int, batch: Batch, numbers: dict[str, Tensor]) -> None:
         """Count a step that gave NaN or inf and save its batch, so that it can be looked at."""
@@ -358,12 +358,13 @@ def _feed_config(config: "PretrainConfig") -> FeedConfig:
     )  # fmt: skip
 
 
-def _refuse_unusable(images: ImageList, members: np.ndarray, pairs: Pairs, faults: Faults, sample: int = 32) -> None:
+def _refuse_unusable(
+    images: ImageList, held_out: np.ndarray, members: np.ndarray, pairs: Pairs, faults: Faults, sample: int = 32
+) -> None:
     """Read a sample of files before the first step: a folder of broken or tiny images is an error now, not later."""
-    seen = len(members)
+    chosen = members
     if not pairs.held and not pairs.broken:
         chosen = members[np.linspace(0, len(members) - 1, min(sample, len(members))).astype(int)]
-        seen = len(chosen)
         for index in chosen:
             try:
                 height, width = read_image(images, int(index), pairs.shortest).shape[:2]
@@ -371,4 +372,4 @@ def _refuse_unusable(images: ImageList, members: np.ndarray, pairs: Pairs, fault
                 draw_pair(pairs.config.views, width, height, STRIDE, pairs.config.seed, 0, int(index))
             except UnreadableImage as error:
                 faults.add(images.names[index], str(error))
-    faults.check(seen)
+    faults.check(len(np.union1d(held_out, chosen)))  # those held out were read for the exam

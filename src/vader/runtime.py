@@ -172,6 +172,11 @@ def prepare_output(folder: Path) -> None:
         raise BadInput(f"--out: expected a folder, {folder} is a file; choose another name")
     if folder.is_dir() and any(folder.iterdir()):
         raise BadInput(f"--out: expected a new or empty folder, {folder} is not empty; choose another or remove it")
+    make_folder(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder unless it is there, or raise BadInput if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
