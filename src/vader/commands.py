@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vader import recipes
+from vader.cost import is_depthwise
 from vader.errors import BadCheckpoint, BadInput
 from vader.images.folder import list_images
 from vader.journal import read_metrics
@@ -91,6 +92,8 @@ def gather_changes(given: dict[str, Any]) -> dict[str, Any]:
     )
     changes["device"] = choose_device(device)
     changes["precision"] = choose_precision(precision, changes["device"])
+    if precision == "auto" and changes["device"] == "cpu" and given["encoder"] and is_depthwise(given["encoder"]):
+        changes["precision"] = "fp32"
     return changes
 
 

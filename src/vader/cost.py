@@ -6,12 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader.network import DenseNetwork, Network, NetworkConfig
+from vader.network import DenseNetwork, Encoder, Network, NetworkConfig
 
 
-def is_depthwise(network: Network) -> bool:
-    """Whether most of an encoder's spatial convolutions are depthwise: CPUs run those slower in bf16 than in fp32."""
-    spatial = [m for m in network.encoder.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+def is_depthwise(encoder: str) -> bool:
+    """Whether most of an encoder's spatial convolutions are depthwise: CPUs run those slower in bf16 than in fp32.
+
+    Measured with tf_efficientnet_lite0 at 96 px, batch 32, two cores with bf16 units: 59 pairs a second in fp32, 49 in
+    bf16; ResNet-10-t: 65 and 117.
+    """
+    spatial = [m for m in Encoder(encoder).modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     return sum(m.groups > 1 for m in spatial) > len(spatial) / 2
 
 

@@ -4,6 +4,7 @@ Everything that concerns more than one process goes through here, so that the re
 """
 
 import json
+import logging
 import os
 import platform
 import random
@@ -46,6 +47,7 @@ def choose_precision(precision: str, device: str) -> str:
 
 def start_fabric(device: str, precision: str, devices: int, nodes: int = 1) -> Fabric:
     """A launched Fabric: one process, or as many as `devices` x `nodes`, torchrun or Slurm say."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision; the journal does
     fabric = Fabric(
         accelerator=device,
         devices=devices,
