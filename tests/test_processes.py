@@ -19,7 +19,7 @@ from vader.checkpoint import states
 # The teacher moves fast, so that what one step does wrong shows in the next; rates beyond these make rounding errors
 # grow by ten a step.
 RUN: dict[str, object] = {
-    "batch": 8, "log_every": 1, "save_every": 3, "exam_every": 100, "lr_encoder": 3e-3, "lr_decoder": 3e-3,
+    "batch": 8, "log_every": 1, "save_every": 3, "exam_every": 100, "lr_encoder": 1e-3, "lr_decoder": 1e-3,
     "momentum": 0.9, "schedule": "constant", "warmup_steps": 0,
 }  # fmt: skip
 TWO: dict[str, object] = RUN | {"devices": 2, "bn_groups": 1}
