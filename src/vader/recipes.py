@@ -40,7 +40,7 @@ def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
     """
     batch = _count(changes, "batch", 32)
     settings: dict[str, Any] = {
-        "steps": max(600, 30 * count // batch), "batch": batch, "workers": min(2, cpu_workers()),
+        "steps": max(600, 30 * count // batch), "batch": batch, "workers": max(1, min(2, cpu_workers() - 1)),
         "views": {"size": 96}, "network": {"encoder": "resnet10t"},
         "held_out": 64, "exam_every": 200, "save_every": 200,
     }  # fmt: skip
