@@ -66,7 +66,8 @@ def torchvision_levels(source: nn.Module, images: Tensor) -> list[Tensor]:
 def assert_same_features(network: DenseNetwork | ImageNetwork, expected: Callable[[Tensor], list[Tensor]]) -> None:
     images = pictures()
     for ours, theirs in zip(network.encoder(images), expected(images), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        assert theirs.std() > 1e-3, "dead features would agree with any"
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
 
 
 def moco(version: int, source: nn.Module) -> dict[str, object]:

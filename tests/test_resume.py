@@ -260,10 +260,12 @@ def test_other_images_are_refused(copied: Path, photos: Path) -> None:
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    for run in (tmp_path, tmp_path / "missing"):
-        done = vader("pretrain", "--resume", run)
-        assert done.returncode == 1
-        assert done.stderr == f"vader: --resume: expected a run folder with a config.json, found none in {run}\n"
+    done = vader("pretrain", "--resume", tmp_path / "missing")
+    assert done.returncode == 1
+    told = "--resume: expected a run folder with a config.json, found none in"
+    assert done.stderr == f"vader: {told} {tmp_path / 'missing'}\n"
+    with pytest.raises(BadInput, match=told):
+        read_config(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["not JSON", "{}", '{"images": "a", "out": "b", "steps": 1, "typo": 2}'])
