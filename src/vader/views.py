@@ -122,13 +122,11 @@ def shared_cells(
     Centres that lie outside the image (rotations and perspective look past its edge) match nothing.
     """
     n = size // stride
-    if first.flow is None and second.flow is None:
-        between = np.linalg.inv(second.matrix) @ first.matrix
-        # A homography maps straight edges to straight edges: with its corners the whole view lies in the image.
-        corners = first.to_image(np.array([[0.0, 0.0], [size, 0.0], [size, size], [0.0, size]]))
-        whole = inside(corners, width + 1e-6, height + 1e-6).all()
-        if whole and not (between[0, 1] or between[1, 0] or between[2, :2].any()):
-            return _shared_by_crops(between, size, stride)
+    if first.flow is None and second.flow is None and _is_crop(first.matrix) and _is_crop(second.matrix):
+        (a, _, x), (_, d, y), _ = first.matrix.tolist()
+        x0, x1, y0, y1 = min(x, x + a * size), max(x, x + a * size), y, y + d * size
+        if min(x0, y0) >= 0 and x1 <= width + 1e-6 and y1 <= height + 1e-6:
+            return _shared_by_crops(first.matrix, second.matrix, size, stride)
     centres = cell_centres(n, n, stride)
     in_image = first.to_image(centres)
     in_second = second.from_image(in_image)
@@ -136,14 +134,19 @@ def shared_cells(
     return shared, in_second.take(shared, axis=0)
 
 
+def _is_crop(matrix: Float64[np.ndarray, "3 3"]) -> bool:
+    """Whether a view's map is a crop, flipped or not: columns and rows apart, downwards as it was."""
+    (_, b, _), (c, d, _), (e, f, g) = matrix.tolist()
+    return not (b or c or e or f) and g == 1 and d > 0
+
+
 def _shared_by_crops(
-    between: Float64[np.ndarray, "3 3"], size: int, stride: int
+    first: Float64[np.ndarray, "3 3"], second: Float64[np.ndarray, "3 3"], size: int, stride: int
 ) -> tuple[Int64[np.ndarray, "N"], Float64[np.ndarray, "N 2"]]:
-    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared."""
+    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared, nothing to invert."""
     n = size // stride
     along = (np.arange(n) + 0.5) * stride
-    x = along * between[0, 0] + between[0, 2]
-    y = along * between[1, 1] + between[1, 2]
+    x, y = ((along * first[i, i] + (first[i, 2] - second[i, 2])) / second[i, i] for i in (0, 1))
     columns, rows = (np.flatnonzero((v >= 0) & (v <= size)) for v in (x, y))
     points = np.empty((len(rows), len(columns), 2))
     points[..., 0], points[..., 1] = x[columns], y[rows, None]
