@@ -1,9 +1,9 @@
-"""From photos to a dense representation in a few minutes, with pictures and a verdict.
+"""From nothing to numbers in a few minutes: render scenes, pretrain MoCo and VADeR at equal cost, examine both.
 
-    python examples/demo.py FOLDER [--minutes 3]
+    python examples/demo.py FOLDER [--minutes 3.5] [--seeds 1]
 
-The photos are those that ship inside scikit-image, scikit-learn and matplotlib, cut into tiles: about 20 pictures, so
-do not expect a general representation; put a folder of your own in their place (`vader pretrain --help`).
+Needs no data and no GPU. FOLDER gets the images, the runs, `report.html` with the table and pictures, and
+`report.json`. With your own photos instead: `examples/photos.py`, or `vader pretrain --help`.
 """
 
 import argparse
@@ -11,52 +11,34 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
-import skimage
-import sklearn
-from PIL import Image
+import torch
+from scene_exams import ANGLE_NAMES, Counts, make_sets, nothing, sit
+from scene_pictures import groups
 
-TILE = 160  # pixels
-PHOTOS = {
-    Path(skimage.__file__).parent / "data": (
-        "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "ihc.png", "retina.jpg",
-        "hubble_deep_field.jpg", "brick.png", "grass.png", "gravel.png", "camera.png", "coins.png",
-    ),
-    Path(sklearn.__file__).parent / "datasets" / "images": ("china.jpg", "flower.jpg"),
-    Path(mpl.get_data_path()) / "sample_data": ("grace_hopper.jpg",),
-}  # fmt: skip
+from vader.encoders import DenseEncoder, fresh_encoder, open_encoder
+from vader.exams.propagation import PropagationProtocol
+from vader.network import NetworkConfig
+from vader.provenance import describe
+from vader.report import Report, Verdict, write
+from vader.scenes.world import SceneConfig
+from vader.tables import Cell, Column, Row, Table, to_markdown
 
+ENCODER = "resnet10t"
+IMAGES, SIDE = 600, 128  # of pretraining
+MINUTES = 3.5  # of training, both networks together
+MARK = ".vader-demo"  # in a folder that an earlier demo made, which a new one may replace
+SETTINGS = ("--encoder", ENCODER, "--size", 64, "--set", "held_out=32", "--set", "exam_every=100")
 
-def write_tiles(folder: Path) -> int:
-    """Cut the photos into tiles that do not overlap; returns how many there are."""
-    folder.mkdir(parents=True)
-    count = 0
-    for source, names in PHOTOS.items():
-        for name in names:
-            with Image.open(source / name) as file:
-                photo = file.convert("RGB")
-            photo.thumbnail((960, 960))
-            pixels = np.asarray(photo)
-            for y in range(0, pixels.shape[0] - TILE + 1, TILE):
-                for x in range(0, pixels.shape[1] - TILE + 1, TILE):
-                    tile = pixels[y : y + TILE, x : x + TILE]
-                    if tile.std() > 15:  # not the black around the retina, nor empty sky
-                        Image.fromarray(tile).save(folder / f"{Path(name).stem}-{y:03d}-{x:03d}.png")
-                        count += 1
-    return count
-
-
-NAMES = {
-    "best": "VADeR, the model kept",
-    "start": "the same network before training",
-    "hypercolumn": "its encoder's hypercolumn before training",
-    "raw_colour": "raw colour",
-    "chance": "chance",
-    "geometry_only_last": "VADeR at the end, colours unchanged",
+COLUMNS = {
+    "miou": Column(name="segmentation", unit="mIoU", better="higher", digits=3),
+    "depth_rmse": Column(name="depth", unit="RMSE, m", better="lower", digits=3),
+    "j": Column(name="propagation", unit="J", better="higher", digits=3),
+    "match": Column(name="match", unit="within 4 px", better="higher", digits=3),
 }
+Scores = dict[str, list[dict]]  # of each encoder, one a seed
 
 
 def vader(*words: object) -> None:
@@ -66,27 +48,130 @@ def vader(*words: object) -> None:
     subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
 
 
+def claim(folder: Path) -> None:
+    """An empty folder; one that an earlier demo filled is emptied, nobody else's."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        sys.exit(f"demo: expected a new or empty folder, {folder} holds other things; choose another")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+
+
+def train(folder: Path, seed: int, minutes: float) -> dict[str, Path]:
+    """MoCo and VADeR on the same images for the same time."""
+    runs = {name: folder / f"{name}-{seed}" for name in ("moco", "vader")}
+    for name, run in runs.items():
+        vader("pretrain", folder / "images", "--out", run, "--objective", name, "--minutes", minutes / 2,
+              "--seed", seed, *SETTINGS)  # fmt: skip
+    return runs
+
+
+def contestants(runs: dict[str, Path], seed: int) -> dict[str, DenseEncoder]:
+    """What sits the exams. A network's random weights stand beside it: MoCo's hypercolumn, VADeR's decoder."""
+    dense = json.loads((runs["vader"] / "config.json").read_text())["network"]
+    return {
+        "raw colour": open_encoder("rgb"),
+        "random, hypercolumn": fresh_encoder(NetworkConfig(kind="image", encoder=ENCODER), "random", seed),
+        "random, VADeR's network": fresh_encoder(NetworkConfig.model_validate(dense), "random-dense", seed),
+        "MoCo, hypercolumn": open_encoder(str(runs["moco"])),
+        "VADeR": open_encoder(str(runs["vader"])),
+    }
+
+
+def table_of(scores: Scores, channels: dict[str, int]) -> Table:
+    """A row an encoder, a column an exam."""
+    rows = [
+        Row(
+            name=name, note=f"{channels[name]} channels" if name in channels else "", ours=name == "VADeR",
+            reference=name not in channels, cells=tuple(Cell.of([s[key] for s in one]) for key in COLUMNS),
+        )
+        for name, one in scores.items()
+    ]  # fmt: skip
+    return Table(title="Four exams on scenes that no encoder saw", subject="encoder",
+                 columns=tuple(COLUMNS.values()), rows=tuple(rows))  # fmt: skip
+
+
+def angles_of(scores: Scores, channels: dict[str, int]) -> Table:
+    """Matches within 4 px by the angle between the cameras."""
+    first = next(iter(scores.values()))[0]
+    columns = [
+        Column(name=f"{name} ({int(n)} pairs)", unit="within 4 px", better="higher", digits=3)
+        for name, n in zip(ANGLE_NAMES, first["pairs_by_angle"], strict=True)
+    ]
+    rows = [
+        Row(name=name, ours=name == "VADeR", reference=name not in channels,
+            cells=tuple(Cell.of([s["match_by_angle"][i] for s in one]) for i in range(len(columns))))
+        for name, one in scores.items()
+    ]  # fmt: skip
+    return Table(title="Matches by angle between the cameras", subject="encoder", columns=tuple(columns), rows=tuple(rows))
+
+
+def verdicts(scores: Scores) -> tuple[Verdict, ...]:
+    """Whether VADeR leads, in every seed."""
+    told = []
+    for key, column in COLUMNS.items():
+        rivals = ["raw colour", "random, hypercolumn", "random, VADeR's network"]
+        rivals += ["MoCo, hypercolumn"] if key in ("j", "match") else []
+        ours = [s[key] for s in scores["VADeR"]]
+        for rival in rivals:
+            if rival == "raw colour" or key in ("j", "match") or rival.startswith("random"):
+                theirs = [s[key] for s in scores[rival]]
+                leads = [a > b if column.better == "higher" else a < b for a, b in zip(ours, theirs, strict=True)]
+                told.append(Verdict(
+                    statement=f"{column.name}: VADeR leads {rival}", holds=all(leads),
+                    evidence=f"{sum(ours) / len(ours):.3f} against {sum(theirs) / len(theirs):.3f}; "
+                    f"{sum(leads)} of {len(leads)} seeds",
+                ))  # fmt: skip
+    return tuple(told)
+
+
 def main() -> None:
-    """Tiles, a run, pictures."""
+    """Scenes, two runs a seed, exams, a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=3)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, both networks together")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--small", action="store_true", help="tiny exams: to see whether it works")
     a = parser.parse_args()
-    if a.folder.exists():
-        shutil.rmtree(a.folder)
-    tiles, run, pictures = a.folder / "tiles", a.folder / "run", a.folder / "pictures"
-    print(f"{write_tiles(tiles)} tiles of {TILE} px in {tiles}")
-    vader("pretrain", tiles, "--out", run, "--minutes", a.minutes)
-    for what in ("pca", "matches", "similar"):
-        vader("show", what, run, tiles, "--out", pictures)
-    record = json.loads((run / "record.json").read_text())
-    print("\nHeld-out tiles, share of points matched within one cell of the truth:")
-    for name, value in sorted(record["scores"].items(), key=lambda item: -item[1]):
-        print(f"    {NAMES[name]:42s} {value:.3f}")
-    print(f"Verdict: {record['verdict']['text']}")
-    print(f"Model:    {run / 'model.safetensors'}")
-    print(f"Pictures: {pictures} and {run / 'pictures' / 'curves.png'}")
+    started = time.monotonic()
+    claim(a.folder)
+    vader("scenes", a.folder / "images", "--layout", "images", "--count", a.images, "--size", f"{SIDE}x{SIDE}",
+          "--workers", 2)  # fmt: skip
+    counts = Counts(train=12, test=6, clips=2, frames=5, pairs=6) if a.small else Counts()
+    print("rendering the exams' scenes", flush=True)
+    sets = make_sets(counts, SceneConfig())
+    scores: Scores = {"no features": []}
+    channels: dict[str, int] = {}
+    for seed in range(a.seeds):
+        runs = train(a.folder, seed, a.minutes)
+        scores["no features"].append(nothing(sets, seed))
+        for name, encoder in contestants(runs, seed).items():
+            print(f"exams: {name}", flush=True)
+            scores.setdefault(name, []).append(sit(encoder, sets, seed))
+            channels[name] = encoder.channels
+    tables = (table_of(scores, channels), angles_of(scores, channels))
+    facts = describe(
+        protocol={"exams": vars(counts), "training": " ".join(map(str, SETTINGS)), "minutes": a.minutes,
+                  "images": a.images, "image side": SIDE, "propagation": vars(PropagationProtocol())},
+        data={"exams": sets.fingerprint}, seeds=range(a.seeds), started=started,
+    )  # fmt: skip
+    report = Report(
+        title="VADeR on rendered scenes",
+        lead=(
+            f"MoCo and VADeR were trained on the same {a.images} unlabelled pictures for {a.minutes / 2:g} minutes each; "
+            "then both, and what needs no training, sat four exams on scenes they had not seen.",
+        ),
+        tables=tables, verdicts=verdicts(scores), facts=facts | {"scores": scores},
+        groups=groups(sets, contestants(runs, a.seeds - 1), runs, scores, a.folder),
+    )  # fmt: skip
+    page = write(report, a.folder)
+    print("\n" + to_markdown(tables[0]))
+    for verdict in report.verdicts:
+        print(f"{'yes' if verdict.holds else 'NO '}  {verdict.statement}: {verdict.evidence}")
+    print(f"\nReport: {page}\nModel:  {runs['vader'] / 'model.safetensors'}\nTook {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
+    torch.manual_seed(0)
     main()

@@ -124,3 +124,68 @@ def pck(
                     best, centre = likeness, ((column + 0.5) * stride, (row + 0.5) * stride)
         hits += math.dist(centre, point) <= within
     return hits / len(cells)
+
+
+def depth_errors(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> tuple[float, float, float]:
+    """RMSE, mean |error| / truth, and the share with max(truth / pred, pred / truth) below 1.25."""
+    squares, relative, close = [], [], []
+    for p, t, counted in zip(pred.ravel(), truth.ravel(), valid.ravel(), strict=True):
+        if counted:
+            squares.append((p - t) ** 2)
+            relative.append(abs(p - t) / t)
+            close.append(max(t / p, p / t) < 1.25)
+    n = len(squares)
+    return math.sqrt(sum(squares) / n), sum(relative) / n, sum(close) / n
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """DAVIS: a pixel is on the boundary if its right, lower or lower-right neighbour in the picture is not like it."""
+    H, W = mask.shape
+    result = np.zeros((H, W), dtype=bool)
+    for i in range(H):
+        for j in range(W):
+            for y, x in ((i, j + 1), (i + 1, j), (i + 1, j + 1)):
+                if y < H and x < W and mask[y, x] != mask[i, j]:
+                    result[i, j] = True
+    return result
+
+
+def boundary_f(pred: np.ndarray, truth: np.ndarray, share: float) -> float:
+    """DAVIS's F by distances between boundary pixels, instead of by dilation."""
+    radius = math.ceil(share * math.sqrt(pred.shape[0] ** 2 + pred.shape[1] ** 2))
+    ours, theirs = np.argwhere(boundary(pred)), np.argwhere(boundary(truth))
+    if len(ours) == 0 or len(theirs) == 0:
+        return 1.0 if len(ours) == len(theirs) else 0.0
+    squared = ((ours[:, None] - theirs[None]) ** 2).sum(2)
+    precision = (squared.min(1) <= radius**2).mean()
+    recall = (squared.min(0) <= radius**2).mean()
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def propagate(
+    maps: np.ndarray, labels: np.ndarray, context: int, k: int, temperature: float, radius: float, disk: bool,
+    restrict_first: bool,
+) -> np.ndarray:  # fmt: skip
+    """Labels (h, w, O) of the first of the maps (T, D, h, w), carried on cell by cell; `radius` in cells."""
+    T, _, h, w = maps.shape
+    carried = [labels.astype(np.float64)]
+    for t in range(1, T):
+        here = np.zeros_like(carried[0])
+        frames = sorted({0} | set(range(max(0, t - context), t)))
+        for i in range(h):
+            for j in range(w):
+                found = []
+                for frame in frames:
+                    for y in range(h):
+                        for x in range(w):
+                            far = math.hypot(y - i, x - j) if disk else max(abs(y - i), abs(x - j))
+                            if far > radius and (frame > 0 or restrict_first):
+                                continue
+                            likeness = sum(a * b for a, b in zip(maps[t, :, i, j], maps[frame, :, y, x], strict=True))
+                            found.append((float(likeness), frame, y, x))
+                found = sorted(found, reverse=True)[:k]
+                weights = [math.exp(likeness / temperature) for likeness, *_ in found]
+                for weight, (_, frame, y, x) in zip(weights, found, strict=True):
+                    here[i, j] += weight / sum(weights) * carried[frame][y, x]
+        carried.append(here)
+    return np.stack(carried)

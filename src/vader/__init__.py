@@ -3,6 +3,8 @@
 Names are loaded when first used, so that `import vader` costs nothing.
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -22,6 +24,21 @@ _WHERE = {
     "VaderError": ("vader.errors", "VaderError"),
 }
 __all__ = ["NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "load", "pretrain", "recipes"]
+
+
+class _Package(ModuleType):
+    """A package whose public names stay what they are when a file of the same name is imported.
+
+    Importing `vader.pretrain` would else put the file in the place of the function, in this process, for good.
+    `from vader.pretrain import PretrainConfig` finds the file in `sys.modules` and needs no such attribute.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (isinstance(value, ModuleType) and _WHERE.get(name, (None, None))[1]):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

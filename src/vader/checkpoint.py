@@ -6,12 +6,12 @@ what users take away, and it loads without the training code.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -167,11 +167,26 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> Network:
     try:
         network = build(NetworkConfig.model_validate(description))
         network.load_state_dict(tensors)
-    except (ValidationError, RuntimeError) as error:
+        _normalise_as(network, card.get("normalisation"))
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # pydantic's is a ValueError
         reason = " ".join(str(error).split())[:200]
         raise BadCheckpoint(f"{path}: its tensors do not fit its card ({reason})") from None
     network.card = card
     return network.eval().to(device)
+
+
+def _normalise_as(network: Network, normalisation: Any) -> None:
+    """Let a network normalise its images as its card says: timm's numbers for an encoder's name may change.
+
+    A card without (None) leaves timm's. What is no mean and std raises one of several classes.
+    """
+    if normalisation is None:
+        return
+    for buffer, name, least in ((network.encoder.mean, "mean", -math.inf), (network.encoder.std, "std", 0.0)):
+        values = torch.tensor(normalisation[name], dtype=torch.float32)
+        if values.shape != (3,) or not values.isfinite().all() or values.min() <= least:
+            raise ValueError(f"expected the {name} of three channels, got {normalisation[name]}")
+        buffer.copy_(values.view(3, 1, 1))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

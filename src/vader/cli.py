@@ -1,6 +1,7 @@
 """The command line. Thin: it turns words into configs and calls the library; torch is imported inside commands only."""
 
 import errno
+import json
 import os
 import sys
 from pathlib import Path
@@ -214,12 +215,63 @@ def show(
         print(path)
 
 
+@app.command
+def scenes(
+    out: Path,
+    *,
+    layout: Literal["images", "voc", "cityscapes", "nyu", "davis", "coco"],
+    count: int = 100,
+    size: str = "224x224",
+    seed: int = 0,
+    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    workers: int | None = None,
+    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Render scenes whose every label is known, as a folder that looks like a real data set to what reads it.
+
+    Parameters
+    ----------
+    out
+        Folder to make.
+    layout
+        images (plain), voc (2012), cityscapes (landscapes), nyu (Depth v2, rooms), davis (2017, clips), coco (2017).
+    count
+        Pictures; each fifth is for validation. For davis frames, in clips of 24 (the last is shorter, of at least 2).
+    size
+        Height x width in pixels, such as 480x640.
+    seed
+        Of everything random: the same seed gives the same bytes.
+    set_
+        KEY=VALUE for any setting of the scenes: --set setting=room --set haze=0.5
+    workers
+        Processes that render (default: as many as there are cores; one if there is little to do).
+    json_
+        Print what was written as JSON.
+    quiet
+        No progress on standard error.
+    """
+    from vader import commands
+
+    summary = commands.scenes(out, layout, count, size, seed, set_ or [], workers, quiet)
+    print(json.dumps({"out": str(out)} | summary) if json_ else out)
+
+
 def say(result: Path) -> None:
     """A result, on standard output; once, however many processes made it."""
     from vader.runtime import is_first_process
 
     if is_first_process():
         print(result)
+
+
+def warn(message: str) -> None:
+    """One line on standard error, from the first process alone; none if there is nothing to say."""
+    if message:
+        from vader.runtime import is_first_process
+
+        if is_first_process():
+            print(f"warning: {message}", file=sys.stderr)
 
 
 def fail(message: str) -> None:
@@ -248,7 +300,9 @@ def main() -> None:
         if error.errno not in DISK:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{os.strerror(error.errno)}; make room or choose another place, then --resume what was saved")
-    except KeyboardInterrupt:
+        resume = "" if sys.argv[1:2] == ["scenes"] else ", then --resume what was saved"
+        fail(f"{place}{os.strerror(error.errno)}; make room or choose another place{resume}")
+    except KeyboardInterrupt as stop:
+        warn(str(stop))
         raise SystemExit(130) from None
     raise SystemExit(0 if result is None else result)

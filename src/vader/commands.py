@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vader import recipes
 from vader.cost import is_depthwise
 from vader.errors import BadCheckpoint, BadInput
+from vader.feed import split
 from vader.images.folder import list_images
 from vader.journal import read_metrics
 from vader.pretrain import PretrainConfig
@@ -58,12 +59,13 @@ def make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = Fa
     for length in ("epochs", "minutes"):
         if given[length] is not None and not 0 < given[length] < math.inf:
             raise BadInput(f"--{length}: expected a number above 0, got {given[length]:g}")
+    trained_on = len(split(count, config.held_out, config.seed)[1])
     if given["epochs"] is not None:
-        config = config.model_copy(update={"steps": max(1, round(given["epochs"] * count / config.batch))})
+        config = config.model_copy(update={"steps": max(1, round(given["epochs"] * trained_on / config.batch))})
     if given["minutes"] is not None:
         config = config.model_copy(update={"steps": steps_in(config, given["minutes"], quiet)})
     if not quiet and is_first_process():
-        print(recipes.explain(name, config, count), file=sys.stderr)
+        print(recipes.explain(name, config, count, trained_on), file=sys.stderr)
     return config
 
 
@@ -157,7 +159,10 @@ def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
         trial = config.model_copy(
             update={"out": Path(folder) / "trial", "steps": 20, "log_every": 10, "exam_every": 1000, "save_every": 1000}
         )
-        run_pretrain(trial, quiet=True)
+        try:
+            run_pretrain(trial, quiet=True)
+        except KeyboardInterrupt:  # what the trial says of going on is not for a folder that is about to go
+            raise KeyboardInterrupt("stopped while the speed was measured; the run itself has not begun") from None
         speeds = [line["images_per_s"] for line in read_metrics(trial.out) if "images_per_s" in line]
     per_step = config.batch / speeds[-1]  # the first window holds the warming up
     steps = max(1, int(60 * minutes / per_step))
@@ -198,6 +203,8 @@ def show(
 
     if count < 1:
         raise BadInput(f"--count: expected at least 1, got {count}")
+    if size is not None and size < 32:
+        raise BadInput(f"--size: expected at least 32 px, got {size}")
     device = choose_device(device)
     network, listed = load_model(model, device), list_images(images)
     make_folder(out)
@@ -206,6 +213,35 @@ def show(
     if what == "matches":
         return [pictures.show_matches(network, listed, out, count, size, seed, device)]
     return [pictures.show_similar(network, listed, out, count, parse_point(at), size, device)]
+
+
+def scenes(
+    out: Path, layout: str, count: int, size: str, seed: int, settings: list[str], workers: int | None, quiet: bool
+) -> dict[str, Any]:
+    """Render a data set; see `vader scenes --help`."""
+    from vader.scenes import layouts
+    from vader.scenes.world import SceneConfig
+
+    height, width = parse_size(size)
+    changes: dict[str, Any] = {}
+    for item in settings:
+        assign(changes, *parse_setting(item))
+    try:
+        config = SceneConfig(**({"setting": layouts.LAYOUTS[layout].setting} | changes))
+    except ValidationError as error:
+        raise BadInput(f"--set: {explain(error)}") from None
+    return layouts.write(
+        out, layout, count=count, width=width, height=height, seed=seed, config=config, workers=workers,
+        say=None if quiet else layouts.to_stderr,
+    )  # fmt: skip
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """'HxW' -> (H, W)."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal()):
+        raise BadInput(f"--size: expected HxW in pixels, such as 480x640, got {text!r}")
+    return int(height), int(width)
 
 
 def parse_point(text: str | None) -> tuple[float, float] | None:

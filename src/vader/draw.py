@@ -14,6 +14,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 GOOD, BAD = "#35d06a", "#ff4b3e"
+SERIES = ("#1d7a66", "#e3a63c", "#7686bd", "#c6ccd0", "#a8493d", "#4a3a63")
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -131,4 +132,40 @@ def curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> P
         axis.set_xlabel("step")
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
+    return _save(figure, path)
+
+
+def bars_by_group(
+    groups: Sequence[str],
+    series: Mapping[str, tuple[Sequence[float], Sequence[float] | None]],
+    path: Path,
+    title: str = "",
+    axis: str = "",
+    floors: Mapping[str, float] | None = None,
+) -> Path:
+    """Bars side by side in each group, one colour a series: (means, standard deviations or None), NaN where unknown.
+
+    `floors` are levels to compare with (chance, a ceiling), drawn as dashed lines across all groups.
+    """
+    assert groups, "nothing to draw"
+    assert all(len(means) == len(groups) for means, _ in series.values()), "one mean a group"
+    figure, plot = plt.subplots(figsize=(max(5.5, 1.2 + 0.34 * len(groups) * (len(series) + 1)), 3.4))
+    width = 0.8 / len(series)
+    for index, (name, (means, deviations)) in enumerate(series.items()):
+        places = np.arange(len(groups)) + (index - (len(series) - 1) / 2) * width
+        colour = SERIES[index % len(SERIES)]
+        plot.bar(places, means, 0.9 * width, yerr=deviations, label=name, color=colour, capsize=2, ecolor="#444444")
+    for name, level in (floors or {}).items():
+        plot.axhline(level, linestyle="--", linewidth=1, color="#888888", zorder=0)
+        plot.annotate(name, (1.0, level), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                      textcoords="offset points", va="center", fontsize=8, color="#666666")  # fmt: skip
+    plot.set_xticks(range(len(groups)), groups)
+    plot.set_xlim(-0.6, len(groups) - 0.4)
+    plot.set_ylabel(axis)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.tick_params(length=0)
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    # Beneath the bars, where it can hide none of them.
+    figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(6, len(series)), frameon=False, fontsize=8)
     return _save(figure, path)

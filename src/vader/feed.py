@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from vader.errors import BadInput, UnreadableImage, VaderError
 from vader.images.colour import paint, paint_batch
 from vader.images.decode import decode
-from vader.images.folder import ImageList
+from vader.images.folder import Faults, ImageList
 from vader.images.warp import BILINEAR_LIMIT, warp_batch
 from vader.views import Pair, ViewConfig, choose_matches, draw_pair, generator, render
 
@@ -68,6 +68,15 @@ def shortest_side(config: ViewConfig) -> int:
     at one source pixel a view pixel.
     """
     return int(np.ceil(config.size / np.sqrt(config.scale[0] * config.ratio[0])))
+
+
+def split(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of held-out and of training images. At most a fifth is held out; of fewer than 5 images none can be."""
+    order = np.random.default_rng((seed, 0x5EED)).permutation(count)
+    share = min(held_out, count // 5)
+    if share == 0:
+        return np.sort(order), np.sort(order)  # too few to spare any: the exam uses the training images
+    return np.sort(order[:share]), np.sort(order[share:])
 
 
 def read_image(images: ImageList, index: int, shortest: int = 0) -> np.ndarray:
@@ -137,6 +146,24 @@ class Pairs(Dataset):
         if config.finish == "device":
             return {"views": np.stack(views), "colours": colours}
         return {"views": np.stack([paint(v, view.colour) for v, view in zip(views, pair.views, strict=True)])}
+
+
+def refuse_unusable(pairs: Pairs, held_out: np.ndarray, faults: Faults, sample: int = 32) -> None:
+    """Read a sample of files before the first step: a folder of broken or tiny images is an error now, not later.
+
+    `held_out` were read for the exam already. Raises BadInput for too many faults, and for settings that give no two
+    views of an image.
+    """
+    chosen = pairs.members
+    if not pairs.held and not pairs.broken:
+        chosen = chosen[np.linspace(0, len(chosen) - 1, min(sample, len(chosen))).astype(int)]
+        for index in chosen.tolist():
+            try:
+                height, width = read_image(pairs.images, index, pairs.shortest).shape[:2]
+                draw_pair(pairs.config.views, width, height, pairs.config.stride, pairs.config.seed, 0, index)
+            except UnreadableImage as error:
+                faults.add(pairs.images.names[index], str(error))
+    faults.check(len(np.union1d(held_out, chosen)))
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -230,9 +257,16 @@ class Feed:
 
     def _warp(self, images: Tensor, matrices: Tensor) -> Tensor:
         assert self.canvas is not None
-        pixels = self.canvas[self.row_of[images]].float().div_(255)
-        coarse = float(matrices[:, :2, :2].norm(dim=1).max()) > BILINEAR_LIMIT
-        return warp_batch(pixels, matrices, self.config.views.size, 2 if coarse else 1)
+        size = self.config.views.size
+        views = torch.empty(len(images), 3, size, size, device=self.device)
+        # Each image by itself: how one is read may not depend on the others that share its batch.
+        coarse = matrices[:, :2, :2].norm(dim=1).amax(1) > BILINEAR_LIMIT
+        for chosen, supersample in ((~coarse, 1), (coarse, 2)):
+            rows = chosen.nonzero().squeeze(1)
+            if len(rows):
+                pixels = self.canvas[self.row_of[images[rows]]].float().div_(255)
+                views[rows] = warp_batch(pixels, matrices[rows], size, supersample)
+        return views
 
 
 def _name(error: Exception) -> str:

@@ -134,6 +134,10 @@ def statistics(first: Tensor, second: Tensor, exam: Exam, sample: int = 4096) ->
 # --- Judgement -----------------------------------------------------------------------------------------------------
 
 
+MIN_IMAGES = 8  # for a verdict
+UNDECIDED = "undecided"
+
+
 def paired_interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of paired differences (over images)."""
     rng = np.random.default_rng(0)
@@ -144,27 +148,43 @@ def paired_interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[f
 
 @dataclass(frozen=True)
 class Verdict:
-    """Better, same or worse than a baseline, with the interval that says so."""
+    """Better, same or worse than a baseline, with the interval that says so; undecided below MIN_IMAGES images."""
 
     word: str
     score: float
     before: float
     low: float
     high: float
+    images: int
+
+    @property
+    def interval(self) -> str:
+        """The interval of the difference, for the console."""
+        return f"{self.low:+.3f} to {self.high:+.3f}"
 
     def __str__(self) -> str:
+        if self.word == UNDECIDED:
+            return (
+                f"{self.word}: an exam on {self.images} images says too little, {MIN_IMAGES} held-out images are "
+                f"needed (at most a fifth is held out: {5 * MIN_IMAGES} images in all); matches within one cell "
+                f"{self.before:.3f} -> {self.score:.3f}"
+            )
         return (
             f"{self.word} {'as' if self.word == 'the same' else 'than'} where it began: matches within one cell "
             f"{self.before:.3f} -> {self.score:.3f}, "
-            f"difference {self.score - self.before:+.3f} (95 % over images: {self.low:+.3f} to {self.high:+.3f})"
+            f"difference {self.score - self.before:+.3f} (95 % over images: {self.interval})"
         )
 
 
 def judge(scores: np.ndarray, before: np.ndarray) -> Verdict:
-    """Compare two encoders' per-image scores on the same exam."""
+    """Compare two encoders' per-image scores on the same exam.
+
+    Below MIN_IMAGES images a bootstrap's interval is far too narrow (of one image it has no width): no word is given.
+    """
     low, high = paired_interval(scores - before)
     word = "better" if low > 0 else "worse" if high < 0 else "the same"
-    return Verdict(word, float(scores.mean()), float(before.mean()), low, high)
+    word = word if len(scores) >= MIN_IMAGES else UNDECIDED
+    return Verdict(word, float(scores.mean()), float(before.mean()), low, high, len(scores))
 
 
 COLLAPSED_DEVIATION = 0.1

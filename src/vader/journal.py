@@ -25,6 +25,7 @@ class Journal:
         self.active, self.quiet = active, quiet
         self.sums: dict[str, float] = {}
         self.count = 0
+        self.timed = 0  # steps of the window that this process made; those before a resume took no time of it
         self.pending: list[Mapping[str, Tensor]] = []
         self.since = time.monotonic()
         self.board = _tensorboard(run) if tensorboard and active else None
@@ -39,6 +40,7 @@ class Journal:
             for name, value in numbers.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(value)
             self.count += 1
+            self.timed += 1
         self.pending = []
         return {"sums": dict(self.sums), "count": self.count}
 
@@ -54,8 +56,8 @@ class Journal:
         self.window()
         seconds = max(time.monotonic() - self.since, 1e-9)
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
-        line = {"step": step, **means, "images_per_s": self.count * self.batch / seconds, **extra}
-        self.sums, self.count, self.since = {}, 0, time.monotonic()
+        line = {"step": step, **means, "images_per_s": self.timed * self.batch / seconds, **extra}
+        self.sums, self.count, self.timed, self.since = {}, 0, 0, time.monotonic()
         self.write(line)
         left = (self.steps - step) * self.batch / line["images_per_s"] if line["images_per_s"] else 0
         if means:

@@ -113,10 +113,12 @@ def embed_to_disk(
 ) -> int:
     """Write `NAME.npy` (D, h, w) float16 for every image, and `manifest.jsonl`; returns how many were written.
 
-    `identity` names the model. A folder begun with the same model and settings is completed, another is refused with
-    BadInput. `manifest.jsonl` has a line an image: name, map, shape, width and height of the file and as embedded.
+    `identity` names the model. A folder begun with the same model and settings (precision too) is completed, another
+    is refused with BadInput. `manifest.jsonl` has a line an image: name, map, shape, width and height of the file and
+    as embedded.
     """
-    settings = {"model": identity, "stride": 4, "size": size, "dtype": "float16", "images": images.fingerprint()}
+    settings = {"model": identity, "stride": 4, "size": size, "precision": precision, "dtype": "float16"}
+    settings |= {"images": images.fingerprint()}
     _claim(out, settings)
     manifest = out / "manifest.jsonl"
     done = _read_manifest(manifest)
@@ -161,7 +163,9 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
     path = out / "maps.json"
     if path.is_file():
         if json.loads(path.read_text()) != settings:
-            raise BadInput(f"--out: {out} holds maps of another model, size or image list; choose another folder")
+            raise BadInput(
+                f"--out: {out} holds maps of another model, size, precision or image list; choose another folder"
+            )
         return
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"--out: expected a new or empty folder, {out} is not; choose another or remove it")

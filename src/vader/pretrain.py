@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from vader.contrast import Contrast, choose_enqueued, farther_than, info_nce, update_teacher
@@ -81,6 +81,12 @@ class PretrainConfig(BaseModel):
     keep: int = Field(2, ge=1)  # saved states
     on_collapse: Literal["warn", "stop"] = "warn"
     tensorboard: bool = False
+
+    @field_validator("images", "init")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """A run may be resumed from another folder than it was started in."""
+        return path and path.absolute()
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PretrainConfig":
@@ -200,7 +206,7 @@ def pretrain(
     """Run, or continue, a pretraining; returns the run's folder. `watch(step, network)` is called after every exam.
 
     Raises BadInput before the first step for what cannot work, DivergedRun after `max_failures` bad steps in a row,
-    KeyboardInterrupt (after saving) for SIGINT and SIGTERM.
+    KeyboardInterrupt (after saving; it says how to go on) for SIGINT and SIGTERM.
     """
     run = Run.open(config, resume=resume, extend=extend, quiet=quiet)
     learner, journal, steps = run.learner, run.journal, run.steps
@@ -212,7 +218,6 @@ def pretrain(
         for number in range(run.first_step, steps):
             learner.set_rate(rate(config, number, steps))
             batch = next(batches)
-            run.note_faults(batch)
             numbers, held = step(learner, config, batch, number)
             done = number + 1
             if held:
@@ -231,11 +236,12 @@ def pretrain(
                 run.log(done)
             if done % config.exam_every == 0 or done == steps:
                 run.examine(done, watch)
-            interrupted = not everyone_agrees(learner.fabric, interrupts.received is None)
+            interrupted = run.settle(batch.faults, interrupts.received is not None)
             if done % config.save_every == 0 or done == steps or interrupted:
                 run.save(done)
             if interrupted and done < steps:
-                journal.warn(f"stopped after step {done}; continue with: vader pretrain --resume {config.out}")
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(
+                    f"stopped after step {done}; continue with: vader pretrain --resume {config.out}"
+                )
     run.finish()
     return config.out

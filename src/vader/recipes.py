@@ -18,9 +18,20 @@ def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
     """Every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
     queue 65,536, momentum 0.999, SGD at 3e-7 / 3e-3, 6M steps at a constant rate.
 
+    With objective 'moco' every constant of MoCo v2 (`main_moco.py`): temperature 0.2, no factor, one rate of 0.015 a
+    128 images for all, half a cosine (which theirs steps once an epoch), 200 epochs of the images found.
+
     Cost: 768M images seen; weeks on four GPUs of its day. Expected: the paper's Table 1 (VOC 56.7 mIoU).
     """
-    return _config(images, out, {"steps": 6_000_000, "workers": cpu_workers()}, changes)
+    batch = _count(changes, "batch", 128)
+    settings: dict[str, Any] = {"steps": 6_000_000, "workers": cpu_workers(), "bn_groups": _groups(4, changes)}
+    if changes.get("objective") == "moco":
+        lr = 0.015 * batch / 128
+        settings |= {
+            "steps": max(1, 200 * count // batch), "temperature": 0.2, "factor": 1.0,
+            "lr_encoder": lr, "lr_decoder": lr, "schedule": "cosine",
+        }  # fmt: skip
+    return _config(images, out, settings, changes)
 
 
 def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
@@ -55,19 +66,20 @@ def suggest(device: str) -> RecipeName:
     return "default" if device == "cuda" else "quick"
 
 
-def explain(name: RecipeName, config: PretrainConfig, count: int) -> str:
-    """Why the settings are what they are, for the console."""
+def explain(name: RecipeName, config: PretrainConfig, count: int, trained_on: int) -> str:
+    """Why the settings are what they are, for the console. Of `count` images `trained_on` are not held out."""
     text = (
         f"recipe {name}: {config.objective}, {config.network.encoder} at {config.views.size} px, batch {config.batch}, "
-        f"{config.steps} steps ({config.steps * config.batch / count:.1f} epochs of {count} images), "
+        f"{config.steps} steps ({config.steps * config.batch / trained_on:.1f} epochs of {trained_on} images), "
         f"{config.device} {config.precision}"
     )
-    if config.queue < 65_536:
+    keys = 1 if config.objective == "moco" else config.points
+    if config.queue < 65_536 and config.queue == queue_length(count, config.batch, keys):  # ours, not the user's
         text += (
             f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that "
             "holds more than a share of them is full of the same things (false negatives)"
         )
-    if name == "paper" and config.init is None:
+    if name == "paper" and config.objective == "vader" and config.init is None:
         text += (
             "\nwarning: the paper starts from official MoCo v2 weights and its encoder rate (3e-7) leaves a fresh "
             "encoder as it is; give --init moco_v2_800ep_pretrain.pth.tar"
@@ -108,10 +120,15 @@ def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str
 def _fitted(count: int, batch: int, changes: dict[str, Any]) -> dict[str, Any]:
     """What follows from the number of images and the batch."""
     groups = max((g for g in (1, 2, 4) if batch % g == 0 and batch // g >= 8), default=1)
-    fitted: dict[str, Any] = {"bn_groups": groups, "skip_own": count < 100_000}
+    fitted: dict[str, Any] = {"bn_groups": _groups(groups, changes), "skip_own": count < 100_000}
     if changes.get("objective") == "moco":
         return fitted | {"queue": queue_length(count, batch, 1), "temperature": 0.2, "factor": 1.0}
     return fitted | {"queue": queue_length(count, batch, _count(changes, "points", 32))}
+
+
+def _groups(groups: int, changes: dict[str, Any]) -> int:
+    """Virtual groups a process, so that a group holds as many images on several devices as on one."""
+    return max(1, groups // (_count(changes, "devices", 1) * _count(changes, "nodes", 1)))
 
 
 def _count(changes: dict[str, Any], key: str, otherwise: int) -> int:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vader import health
-from vader.checkpoint import SCHEMA, load_state, save_model, save_state, write_tensors
+from vader.checkpoint import SCHEMA, load_state, save_model, save_state, states, write_tensors
 from vader.cost import cost
 from vader.errors import BadInput, DivergedRun, UnreadableImage
-from vader.feed import Batch, Feed, FeedConfig, Pairs, read_image, shortest_side
+from vader.feed import Batch, Feed, FeedConfig, Pairs, read_image, refuse_unusable, shortest_side, split
 from vader.images.folder import Faults, ImageList, list_images
 from vader.journal import Journal, read_metrics
 from vader.learner import Learner
@@ -25,13 +25,13 @@ from vader.runtime import (
     atomic_folder,
     average,
     describe_machine,
+    gather,
     is_first_process,
     prepare_output,
     remove_leftovers,
     start_fabric,
     write_json,
 )
-from vader.views import draw_pair
 
 if TYPE_CHECKING:
     from vader.pretrain import PretrainConfig
@@ -74,7 +74,8 @@ class Run:
         held_out, members = split(len(images), config.held_out, config.seed)
         exams, kept = _exams(images, held_out, config, faults)
         pairs = Pairs(images, members, _feed_config(config))
-        learner = Learner(config, fabric)
+        # A state holds all weights: the file that a run began with need not be there any more.
+        learner = Learner(config.model_copy(update={"init": None}) if state else config, fabric)
         steps = (state[1]["steps"] if state else config.steps) + extend
         first = state[1]["step"] if state else 0
         journal = Journal(
@@ -86,13 +87,13 @@ class Run:
             pairs.hold()
             for index, reason in pairs.broken.items():
                 faults.add(images.names[index], reason)
-        _refuse_unusable(images, held_out, members, pairs, faults)
+        refuse_unusable(pairs, held_out, faults)
         feed = Feed(pairs, fabric.device, first, fabric.global_rank, fabric.world_size)
         run = cls(config, learner, journal, feed, exams, faults, steps, first)
         if state:
             run._take_up(images, *state)
         else:
-            run._begin(images, members, kept)
+            run._begin(images, members, kept if len(members) < len(images) else [])
         return run
 
     def _begin(self, images: ImageList, members: np.ndarray, held_out: list[int]) -> None:
@@ -104,7 +105,7 @@ class Run:
                 "source": str(config.images),
                 "images": len(images),
                 "trained_on": len(members),
-                "held_out": [images.names[i] for i in held_out],
+                "held_out": [images.names[i] for i in held_out],  # none: the exam is on training images
                 "fingerprint": images.fingerprint(),
             },
             "cost": {"size": config.views.size, **vars(spent)},
@@ -113,7 +114,9 @@ class Run:
         if self.learner.fabric.is_global_zero:
             write_json(config.out / "config.json", config.model_dump(mode="json"))
         self._write_record()
-        self.journal.say(f"{len(images)} images, {len(held_out)} of them held out for the exam; {spent}")
+        spared = f"{len(held_out)} of them held out for the exam"
+        too_few = "too few to hold any out: the exam is on the training images themselves"
+        self.journal.say(f"{len(images)} images, {spared if held_out else too_few}; {spent}")
         if self.learner.report:
             self.journal.say(f"starting weights: {self.learner.report}")
         keys = len(members) * (self._keys_per_image())
@@ -148,18 +151,38 @@ class Run:
         for fault in state["faults"]:
             self.faults.add(fault["name"], fault["reason"])
         self.journal.say(f"resumed after step {state['step']} of {self.steps}")
+        if self.steps > state["steps"]:
+            if self.learner.fabric.is_global_zero:  # at once: a kill before the next state would forget the extension
+                write_json(states(self.config.out)[-1] / "state.json", state | {"steps": self.steps})
+            if self.config.schedule == "cosine":
+                self.journal.say(
+                    f"the cosine now ends at step {self.steps} instead of {state['steps']}: the rates, near 0 at the "
+                    "old end, rise again"
+                )
 
     # --- While it runs ---------------------------------------------------------------------------------------------
 
-    def note_faults(self, batch: Batch) -> None:
-        """Count and name unreadable files; raises BadInput when there are too many."""
-        for name, reason in batch.faults:
+    def settle(self, faults: list[tuple[str, str]], interrupted: bool) -> bool:
+        """Count and name unreadable files, and tell whether to stop: of all processes, in one exchange a step.
+
+        Raises BadInput, in every process alike, when too many files are unreadable.
+        """
+        fabric = self.learner.fabric
+        if fabric.world_size > 1:
+            met = torch.tensor([[interrupted, bool(faults)]], dtype=torch.uint8, device=fabric.device)
+            interrupted, anyones = gather(fabric, met).amax(0).bool().tolist()
+            if anyones:
+                everyones: list[Any] = [None] * fabric.world_size
+                torch.distributed.all_gather_object(everyones, faults)
+                faults = [fault for theirs in everyones for fault in theirs]
+        for name, reason in faults:
             self.faults.add(name, reason)
             if name not in self.warned:
                 self.warned.add(name)
                 self.journal.warn(f"skipped {name}: {reason}")
-        if batch.faults:
+        if faults:
             self.faults.check(len(self.feed.pairs.images))
+        return interrupted
 
     def note_failure(self, done: int, batch: Batch, numbers: dict[str, Tensor]) -> None:
         """Count a step that gave NaN or inf and save its batch, so that it can be looked at."""
@@ -206,8 +229,9 @@ class Run:
         beside = {name: float(self.scores[name].mean()) for name in ("start", "hypercolumn", "raw_colour")}
         self.journal.write({"step": done, **told, "chance_match": exam.chance, **beside})
         others = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in beside.items())
+        whose = "held-out" if self.record["data"]["held_out"] else "training images'"
         self.journal.say(
-            f"exam after step {done}: {told['match']:.3f} of held-out points matched within one cell "
+            f"exam after step {done}: {told['match']:.3f} of {whose} points matched within one cell "
             f"({others}, chance {exam.chance:.3f}); rank {told['rank']:.1f}, deviation {told['deviation']:.2f}"
         )
         if done and ("best" not in self.scores or scores.mean() > self.scores["best"].mean()):
@@ -267,7 +291,10 @@ class Run:
     # --- At the end ------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """`last` beside the best model, the verdict, and the list of skipped files."""
+        """`last` beside the best model, the verdict, and the list of skipped files.
+
+        The verdict flatters a little: `best` is the best of several exams on the very images that it is judged on.
+        """
         if "best" not in self.scores:
             raise DivergedRun(
                 "no exam of the run could be held: its embeddings are NaN or inf; lower the learning rates"
@@ -276,7 +303,10 @@ class Run:
         verdict = health.judge(self.scores["best"], self.scores["start"])
         exam = self.exams["geometry"]
         maps = health.embed_exam(self.learner.embed, exam, self.learner.fabric.device)
-        self.record["verdict"] = {**vars(verdict), "text": str(verdict), "best_step": self.best_step}
+        self.record["verdict"] = {
+            **vars(verdict), "text": str(verdict), "best_step": self.best_step,
+            "best_chosen_on": "the images it is judged on",
+        }  # fmt: skip
         self.record["scores"] = {name: float(values.mean()) for name, values in self.scores.items()}
         self.record["scores"]["geometry_only_last"] = float(health.match_scores(*maps, exam).mean())
         self.record["scores"]["chance"] = self.exams["match"].chance
@@ -290,7 +320,8 @@ class Run:
             )
         for name, word in (("hypercolumn", "the starting encoder's hypercolumn"), ("raw_colour", "raw colour")):
             beside = health.judge(self.scores["best"], self.scores[name])
-            self.journal.say(f"beside {word} ({beside.before:.3f}): {beside.low:+.3f} to {beside.high:+.3f}")
+            gap = "too few images to say" if beside.word == health.UNDECIDED else beside.interval
+            self.journal.say(f"beside {word} ({beside.before:.3f}): {gap}")
         self.journal.say(
             f"verdict: {verdict}. Best model of step {self.best_step}: {self.config.out / 'model.safetensors'}"
         )
@@ -322,15 +353,6 @@ class Run:
             write_json(self.config.out / "record.json", {"schema": SCHEMA, **self.record})
 
 
-def split(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of held-out and of training images. At most a fifth is held out; of fewer than 5 images none can be."""
-    order = np.random.default_rng((seed, 0x5EED)).permutation(count)
-    share = min(held_out, count // 5)
-    if share == 0:
-        return np.sort(order), np.sort(order)  # too few to spare any: the exam uses the training images
-    return np.sort(order[:share]), np.sort(order[share:])
-
-
 def _exams(
     images: ImageList, held_out: np.ndarray, config: "PretrainConfig", faults: Faults
 ) -> tuple[dict[str, health.Exam], list[int]]:
@@ -356,20 +378,3 @@ def _feed_config(config: "PretrainConfig") -> FeedConfig:
         views=config.views, batch=config.batch, points=config.points, stride=STRIDE, seed=config.seed,
         workers=config.workers, finish=config.finish, hold=config.hold,
     )  # fmt: skip
-
-
-def _refuse_unusable(
-    images: ImageList, held_out: np.ndarray, members: np.ndarray, pairs: Pairs, faults: Faults, sample: int = 32
-) -> None:
-    """Read a sample of files before the first step: a folder of broken or tiny images is an error now, not later."""
-    chosen = members
-    if not pairs.held and not pairs.broken:
-        chosen = members[np.linspace(0, len(members) - 1, min(sample, len(members))).astype(int)]
-        for index in chosen:
-            try:
-                height, width = read_image(images, int(index), pairs.shortest).shape[:2]
-                # Raises BadInput for settings that give no two views of such an image.
-                draw_pair(pairs.config.views, width, height, STRIDE, pairs.config.seed, 0, int(index))
-            except UnreadableImage as error:
-                faults.add(images.names[index], str(error))
-    faults.check(len(np.union1d(held_out, chosen)))  # those held out were read for the exam

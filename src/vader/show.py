@@ -4,7 +4,7 @@ Axes: N points, D embedding, H W pixels, h w cells.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +25,16 @@ LARGEST = 512  # pixels of the short side, unless a size is asked for: pictures 
 SEARCHED = 25  # times the pictures shown: how many images `similar` looks through
 
 
-def read_some(images: ImageList, count: int, size: int | None) -> list[tuple[str, np.ndarray]]:
-    """Up to `count` readable images, evenly from the list, with their names."""
+class Shown(NamedTuple):
+    """An image to show: its name, its pixels (H, W, 3) as the model sees them, and its own width and height."""
+
+    name: str
+    pixels: np.ndarray
+    original: tuple[int, int]
+
+
+def read_some(images: ImageList, count: int, size: int | None) -> list[Shown]:
+    """Up to `count` readable images, evenly from the list."""
     chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
     read = []
     for index in dict.fromkeys(chosen.tolist()):
@@ -35,7 +43,8 @@ def read_some(images: ImageList, count: int, size: int | None) -> list[tuple[str
         except UnreadableImage:
             continue
         short = min(image.shape[:2])
-        read.append((images.names[index], resize_short_side(image, size or (LARGEST if short > LARGEST else None))))
+        pixels = resize_short_side(image, size or (LARGEST if short > LARGEST else None))
+        read.append(Shown(images.names[index], pixels, (image.shape[1], image.shape[0])))
     if not read:
         raise BadInput(f"none of the {len(chosen)} images tried could be read")
     return read
@@ -66,8 +75,8 @@ def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
 def show_pca(network: Network, images: ImageList, out: Path, count: int, size: int | None, device: str) -> Path:
     """Images beside their embeddings' PCA colours."""
     read = read_some(images, count, size)
-    colours = pca_colours([_map(network, image, device) for _, image in read])
-    tiles = [[(image, Path(name).name), (colour, "")] for (name, image), colour in zip(read, colours, strict=True)]
+    colours = pca_colours([_map(network, one.pixels, device) for one in read])
+    tiles = [[(one.pixels, Path(one.name).name), (colour, "")] for one, colour in zip(read, colours, strict=True)]
     rows = [[cell for tile in tiles[i : i + 3] for cell in tile] for i in range(0, len(tiles), 3)]
     return draw.panel(rows, out / "pca.png", "embeddings' first three principal components as RGB, one basis for all")
 
@@ -83,9 +92,11 @@ def show_matches(
     lines: int = 24,
 ) -> Path:
     """Two views of each image under a known warp: each query's most similar cell, green if within one cell."""
+    if size is not None and (size < 32 or size % 32):
+        raise BadInput(f"--size: expected a multiple of 32 px for views, got {size}")
     config = ViewConfig(size=size or trained_size(network))
     pairs, hits = [], []
-    for number, (_, image) in enumerate(read_some(images, count, None)):
+    for number, (_, image, _) in enumerate(read_some(images, count, None)):
         pair = draw_pair(config, image.shape[1], image.shape[0], STRIDE, seed, 0, number)
         cells, points = choose_matches(pair, config, STRIDE, lines, generator(seed, 0, number, 2))
         views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
@@ -104,18 +115,21 @@ def show_similar(
     network: Network, images: ImageList, out: Path, count: int, at: tuple[float, float] | None, size: int | None,
     device: str,
 ) -> Path:  # fmt: skip
-    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2)."""
+    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2).
+
+    `at` is in pixels of the image's file, whatever size it is shown to the model at.
+    """
     read = read_some(images, max(2, count * SEARCHED), size)
-    name, query = read[0]
-    height, width = query.shape[:2]
-    place = at or (width / 2, height / 2)
-    if not (0 <= place[0] <= width and 0 <= place[1] <= height):
-        raise BadInput(f"--at: expected a point in {width}x{height} px, got {place[0]:g},{place[1]:g}")
+    name, query, (width, height) = read[0]
+    own_place = at or (width / 2, height / 2)
+    if not (0 <= own_place[0] <= width and 0 <= own_place[1] <= height):
+        raise BadInput(f"--at: expected a point in {width}x{height} px, got {own_place[0]:g},{own_place[1]:g}")
+    place = (own_place[0] * query.shape[1] / width, own_place[1] * query.shape[0] / height)
     first = _map(network, query, device)
     point = torch.tensor([[place]], dtype=torch.float32)
     vector = F.normalize(read_at(first[None], point, STRIDE)[0, 0], dim=0)
     found = []
-    for other, image in read[1:]:
+    for other, image, _ in read[1:]:
         heat = torch.einsum("d,dhw->hw", vector, _map(network, image, device))
         best = int(heat.argmax())
         at_best = ((best % heat.shape[1] + 0.5) * STRIDE, (best // heat.shape[1] + 0.5) * STRIDE)
@@ -124,7 +138,8 @@ def show_similar(
     own = torch.einsum("d,dhw->hw", vector, first).numpy()
     shown: list[Any] = [(query, own, place, "itself")]
     shown += [(image, heat, best, f"{label} {score:.2f}") for score, image, heat, best, label in found[:count]]
-    title = f"most similar pixels to {Path(name).name} at ({place[0]:.0f}, {place[1]:.0f}) among {len(read) - 1} images"
+    where = f"({own_place[0]:.0f}, {own_place[1]:.0f})"
+    title = f"most similar pixels to {Path(name).name} at {where} among {len(read) - 1} images"
     return draw.similar(query, place, shown, out / "similar.png", title)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vader.errors import BadInput
 from vader.geometry import Flow, cell_centres, from_corners, inside, transform, translation
@@ -51,6 +51,16 @@ class ViewConfig(BaseModel):
     shear: float = Field(0.0, ge=0, le=45)
     perspective: float = Field(0.0, ge=0, le=0.6)  # beyond 2/3 the horizon could come into view
     elastic: float = Field(0.0, ge=0, le=0.5)
+
+    @model_validator(mode="after")
+    def _ranges_are_ranges(self) -> "ViewConfig":
+        # A blur reaches three sigma to each side, and may not reach beyond the view.
+        for name, above, most in (("scale", 0.0, 1.0), ("ratio", 0.0, 1e3), ("sigma", -1e-9, self.size / 4)):
+            low, high = getattr(self, name)
+            if not above < low <= high <= most:
+                least = "0 <=" if above < 0 else "0 <"
+                raise ValueError(f"{name}: expected {least} low <= high <= {most:g}, got {low:g} and {high:g}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def _is_crop(matrix: Float64[np.ndarray, "3 3"]) -> bool:
 def _shared_by_crops(
     first: Float64[np.ndarray, "3 3"], second: Float64[np.ndarray, "3 3"], size: int, stride: int
 ) -> tuple[Int64[np.ndarray, "N"], Float64[np.ndarray, "N 2"]]:
-    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared, nothing to invert."""
+    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared, no inverse."""
     n = size // stride
     along = (np.arange(n) + 0.5) * stride
     x, y = ((along * first[i, i] + (first[i, 2] - second[i, 2])) / second[i, i] for i in (0, 1))

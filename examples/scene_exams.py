@@ -1,0 +1,167 @@
+"""Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
+
+Shared by `demo.py` and `view_ablation.py`. Linear segmentation (classes), linear depth (rooms), propagation of the
+first frame's masks, and matching between viewpoints; each with what no features at all would get.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from vader.encoders import DenseEncoder
+from vader.exams.depth import linear_depth
+from vader.exams.features import extract
+from vader.exams.matching import ANGLES, THRESHOLDS, MatchScore, by_angle, match_scores
+from vader.exams.propagation import PropagationProtocol, copy_first, mean_scores, propagate, score_clip
+from vader.exams.segmentation import linear_segmentation
+from vader.scenes.frame import CLASSES, Frame
+from vader.scenes.samples import ViewPair, clips, stills, view_pairs
+from vader.scenes.world import SceneConfig
+
+SEED = 20_201_213  # of the exams' worlds; training images have seeds from 0 on
+FARTHEST = 10.0  # metres, as NYU-Depth's exams have it
+RADIUS = 96 / 480  # of propagation, in heights of the picture: DINO's 12 cells of 8 px at 480p
+MATCHED = THRESHOLDS.index(4)  # the demo's column: found within 4 px
+ANGLE_NAMES = [f"{low}-{high}°" if high < 180 else f"{low}° and more" for low, high in pairwise(ANGLES)]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures each exam has, and their sides in pixels."""
+
+    train: int = 200  # of segmentation, and as many rooms for depth
+    test: int = 100
+    clips: int = 10
+    frames: int = 16
+    pairs: int = 80
+    size: int = 128
+    clip_size: tuple[int, int] = (160, 96)  # width, height
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The exams' pictures with their truth."""
+
+    counts: Counts
+    train: list[Frame]
+    test: list[Frame]
+    rooms: list[Frame]
+    test_rooms: list[Frame]
+    clips: list[list[Frame]]
+    pairs: list[ViewPair]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the pictures and their truth."""
+        every = [*self.train, *self.test, *self.rooms, *self.test_rooms, *(f for c in self.clips for f in c)]
+        every += [frame for pair in self.pairs for frame in (pair.first, pair.second)]
+        digest = hashlib.sha256()
+        for frame in every:
+            for array in (frame.image, frame.classes, frame.instances, frame.depth):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_sets(counts: Counts, config: SceneConfig, workers: int | None = None) -> Sets:
+    """Render the exams' worlds; each set has a seed of its own, so no world is in two of them."""
+    workers = workers or len(os.sched_getaffinity(0))
+    rooms, n = config.model_copy(update={"setting": "room"}), counts.size
+    width, height = counts.clip_size
+    return Sets(
+        counts,
+        train=stills(config, SEED, counts.train, n, n, workers),
+        test=stills(config, SEED + 1, counts.test, n, n, workers),
+        rooms=stills(rooms, SEED + 2, counts.train, n, n, workers),
+        test_rooms=stills(rooms, SEED + 3, counts.test, n, n, workers),
+        clips=clips(config, SEED + 4, counts.clips, width, height, counts.frames, workers),
+        pairs=view_pairs(config, SEED + 5, counts.pairs, n, n, workers),
+    )
+
+
+def images_of(frames: Iterable[Frame]) -> list[np.ndarray]:
+    """Their pictures."""
+    return [frame.image for frame in frames]
+
+
+def masks_of(clip: list[Frame]) -> np.ndarray:
+    """(T, H, W) the instances."""
+    return np.stack([frame.instances for frame in clip])
+
+
+def protocol(counts: Counts) -> PropagationProtocol:
+    """DINO's, its radius scaled to the clips' height."""
+    return PropagationProtocol(radius=RADIUS * counts.clip_size[1])
+
+
+def sit(encoder: DenseEncoder, sets: Sets, seed: int) -> dict[str, float | list[float]]:
+    """One encoder's numbers; `seed` is the probes'."""
+    train, test, rooms, test_rooms = (
+        extract(encoder, images_of(frames), dtype=torch.float16)
+        for frames in (sets.train, sets.test, sets.rooms, sets.test_rooms)
+    )
+    scores = [score_clip(carried(encoder, clip, sets.counts), masks_of(clip)) for clip in sets.clips]
+    found = match_all(encoder, sets.pairs)
+    return {**probes(sets, seed, train, test, rooms, test_rooms), **summary(sets, mean_scores(scores), found)}
+
+
+def probes(sets: Sets, seed: int, train, test, rooms, test_rooms) -> dict[str, float | list[float]]:
+    """Linear segmentation and depth on given features."""
+    labels = [[frame.classes for frame in frames] for frames in (sets.train, sets.test)]
+    depths = [[frame.depth for frame in frames] for frames in (sets.rooms, sets.test_rooms)]
+    segmented = linear_segmentation(train, labels[0], test, labels[1], len(CLASSES), seed=seed)
+    deep = linear_depth(rooms, depths[0], test_rooms, depths[1], seed=seed, farthest=FARTHEST)
+    return {
+        "miou": segmented.miou, "pixel_accuracy": segmented.pixel_accuracy, "class_iou": segmented.iou.tolist(),
+        "depth_rmse": deep.rmse, "depth_delta1": deep.delta1,
+    }  # fmt: skip
+
+
+def carried(encoder: DenseEncoder, clip: list[Frame], counts: Counts) -> np.ndarray:
+    """(T, H, W) the first frame's instances, propagated."""
+    maps = torch.stack(extract(encoder, images_of(clip), embed=True))
+    return propagate(maps, clip[0].instances, protocol(counts), stride=encoder.stride)
+
+
+def match_all(encoder: DenseEncoder, pairs: list[ViewPair]) -> list[MatchScore]:
+    """Every pair's matches."""
+    first, second = (
+        extract(encoder, [getattr(p, side).image for p in pairs], embed=True) for side in ("first", "second")
+    )
+    return [
+        match_scores(a, b, pair.points, pair.visible, encoder.stride, rng=np.random.default_rng(number))
+        for number, (a, b, pair) in enumerate(zip(first, second, pairs, strict=True))
+    ]
+
+
+def summary(sets: Sets, propagated: dict[str, float], found: list[MatchScore]) -> dict[str, float | list[float]]:
+    """The numbers of propagation and matching as the tables have them."""
+    usable = [score for score in found if len(score.errors)]
+    bins = by_angle([pair.angle for pair in sets.pairs], found)
+    return {
+        "j": propagated["j"], "f": propagated["f"],
+        "match": float(np.mean([score.shares[MATCHED] for score in usable])),
+        "match_within": np.mean([score.shares for score in usable], 0).tolist(),  # 1, 2, 4, 8 px
+        "match_by_angle": [float(one.shares[MATCHED]) for one in bins],
+        "pairs_by_angle": [float(one.pairs) for one in bins],
+    }  # fmt: skip
+
+
+def nothing(sets: Sets, seed: int) -> dict[str, float | list[float]]:
+    """What no features at all get: the same cell everywhere, the first masks copied, a cell at random."""
+    blank = [
+        [torch.zeros(1, -(-f.image.shape[0] // 4), -(-f.image.shape[1] // 4)) for f in frames]
+        for frames in (sets.train, sets.test, sets.rooms, sets.test_rooms)
+    ]
+    copied = [score_clip(copy_first(clip[0].instances, len(clip)), masks_of(clip)) for clip in sets.clips]
+    colour = DenseEncoder("none", 4, 1, lambda x: torch.ones(len(x), 1, -(-x.shape[2] // 4), -(-x.shape[3] // 4)))
+    chance = [
+        MatchScore(s.thresholds, s.chance, s.chance, s.ceiling, s.floor, s.errors)
+        for s in match_all(colour, sets.pairs)
+    ]
+    return {**probes(sets, seed, *blank), **summary(sets, mean_scores(copied), chance)}

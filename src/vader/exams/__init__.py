@@ -1,0 +1,1 @@
+"""What frozen dense features are worth: arrays in, numbers out."""

@@ -1,0 +1,197 @@
+"""Frozen features of many pictures, and reading them at pixels: what all exams share.
+
+Axes: B images, C channels, H W pixels, h w cells, N points, K outputs of a probe. A map's cell (k, l) is centred at
+(s (k + 0.5), s (l + 0.5)) for stride s; a map covers its picture and may reach beyond it on the right and below.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor
+
+from vader.encoders import DenseEncoder
+from vader.errors import BadInput
+from vader.geometry import read_at
+
+PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
+MIN_DEVIATION = 1e-6  # channels that vary less count as constant and say nothing
+
+
+@torch.no_grad()
+def extract(
+    encoder: DenseEncoder,
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    *,
+    embed: bool = False,
+    batch: int = 16,
+    dtype: torch.dtype = torch.float32,
+) -> list[Float[Tensor, "_ _ _"]]:
+    """The map (C, h, w) of each picture, on the CPU, in the pictures' order; pictures may differ in size.
+
+    `embed` asks for L2-normalised maps. float16 halves the memory and suits probes; raw colour's embedding, whose
+    similarities differ in the seventh digit, needs float32. Raises BadInput, naming the encoder, for features that
+    are not finite.
+    """
+    maps: dict[int, Tensor] = {}
+    for group in _groups_of_one_size(images, batch):
+        pixels = torch.from_numpy(np.stack([images[i] for i in group])).permute(0, 3, 1, 2).float().div_(255)
+        found = (encoder.embed if embed else encoder.features)(pixels)
+        expected = [-(-side // encoder.stride) for side in pixels.shape[2:]]
+        assert list(found.shape[2:]) == expected, f"{encoder.name}: cells {tuple(found.shape[2:])}, not {expected}"
+        kept = found.to("cpu", dtype)
+        if not kept.isfinite().all():
+            reason = f"overflow {dtype}; ask for float32" if found.isfinite().all() else "are NaN or infinite"
+            raise BadInput(f"encoder {encoder.name}: expected finite features, got some that {reason}; is it trained?")
+        maps.update(zip(group, kept, strict=True))
+    return [maps[i] for i in range(len(images))]
+
+
+def _groups_of_one_size(images: Sequence[np.ndarray], batch: int) -> list[list[int]]:
+    """The pictures' numbers in batches of equal size."""
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for i, image in enumerate(images):
+        sizes.setdefault(image.shape, []).append(i)
+    groups = []
+    for (height, width, _), members in sizes.items():
+        step = max(1, min(batch, batch * PIXELS_A_BATCH // (height * width)))
+        groups += [members[i : i + step] for i in range(0, len(members), step)]
+    return groups
+
+
+# --- Probes -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How a probe learns. One setting for features of 3 to 500 channels, since these are standardised."""
+
+    steps: int = 600
+    pictures: int = 16  # a step
+    pixels: int = 128  # of each picture
+    lr: float = 0.05  # of AdamW; it falls linearly to 0
+    weight_decay: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Mean and inverse deviation of each channel over a set's cells: batch norm without its affine part, at rest."""
+
+    mean: Float[Tensor, "C"]
+    scale: Float[Tensor, "C"]
+
+    def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """The features, each channel with mean 0 and deviation 1; constant channels are 0."""
+        return (rows - self.mean).mul_(self.scale)
+
+
+def standard_of(maps: Sequence[Float[Tensor, "C _ _"]]) -> Standard:
+    """The statistics of all cells of a set of maps."""
+    count = sum(one[0].numel() for one in maps)
+    # In float64 and about a rough mean, for features whose mean is far from 0.
+    rough = maps[0].double().mean((1, 2))
+    first, second = torch.zeros_like(rough), torch.zeros_like(rough)
+    for one in maps:
+        moved = one.flatten(1).double() - rough[:, None]
+        first += moved.sum(1)
+        second += moved.square().sum(1)
+    deviation = (second / count - (first / count).square()).clamp_min(0).sqrt()
+    constant = deviation <= MIN_DEVIATION * (1 + rough.abs())
+    scale = torch.where(constant, torch.zeros_like(deviation), 1 / deviation.clamp_min(1e-300))
+    return Standard((rough + first / count).float(), scale.float())
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """A trained probe: standardising and the 1x1 convolution in one affine map of the features."""
+
+    weight: Float[Tensor, "K C"]
+    bias: Float[Tensor, "K"]
+
+    def __call__(self, one: Float[Tensor, "C h w"]) -> Float[Tensor, "K h w"]:
+        """The outputs of every cell of a map."""
+        return torch.einsum("kc,chw->khw", self.weight, one.float()) + self.bias[:, None, None]
+
+
+def fold(standard: Standard, weight: Float[Tensor, "K C"], bias: Float[Tensor, "K"]) -> LinearProbe:
+    """The probe that does to raw features what weight and bias do to standardised ones."""
+    scaled = weight * standard.scale
+    return LinearProbe(scaled, bias - scaled @ standard.mean)
+
+
+def full_size(maps: Float[Tensor, "B C h w"], stride: int, size: tuple[int, ...]) -> Float[Tensor, "B C H W"]:
+    """Maps bilinearly brought to a picture's pixels, `size` (height, width); centres stay where they are."""
+    height, width = size
+    return F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)[..., :height, :width]
+
+
+def read_pixels(one: Float[Tensor, "C h w"], pixels: Float[Tensor, "N 2"], stride: int) -> Float[Tensor, "N C"]:
+    """A map at the centres of the pixels (column, row): what `full_size` has there."""
+    return read_at(one[None].float(), pixels[None] + 0.5, stride)[0]
+
+
+def check_set(
+    what: str,
+    maps: Sequence[Float[Tensor, "C _ _"]],
+    labels: Sequence[Shaped[np.ndarray, "_ _"]],
+    stride: int,
+) -> None:
+    """Raises BadInput unless every map has a label map of its picture's size."""
+    if not maps or len(maps) != len(labels):
+        raise BadInput(f"{what}: expected a label map for each of {len(maps)} pictures, got {len(labels)}; check both")
+    for i, (one, label) in enumerate(zip(maps, labels, strict=True)):
+        cells = tuple(-(-side // stride) for side in label.shape)
+        if cells != tuple(one.shape[1:]):
+            raise BadInput(
+                f"{what}: picture {i} has {tuple(one.shape[1:])} cells at stride {stride}, its labels {label.shape} "
+                f"would have {cells}; give labels the size of the picture"
+            )
+
+
+class PixelDraw:
+    """Random valid pixels of random pictures, with the features and labels there: the data of a probe's step.
+
+    The logits of a linear probe, brought to full size, are at each pixel those of the features read there. So a step
+    over random pixels has in the mean the gradient of the loss over all (each picture counting the same), at a share
+    of the cost. Raises BadInput if no pixel of the set is valid.
+    """
+
+    def __init__(
+        self,
+        maps: Sequence[Float[Tensor, "C _ _"]],
+        labels: Sequence[Shaped[np.ndarray, "_ _"]],
+        valid: Callable[[np.ndarray], np.ndarray],  # a label map -> where it is valid
+        stride: int,
+        standard: Standard,
+        seed: int,
+    ) -> None:
+        self.maps, self.labels, self.valid = maps, labels, valid
+        self.stride, self.standard = stride, standard
+        self.usable = np.array([i for i, label in enumerate(labels) if valid(label).any()], dtype=np.int64)
+        if not len(self.usable):
+            raise BadInput(f"labels: expected some to learn from, none of {len(labels)} pictures has a valid pixel")
+        self.rng = np.random.default_rng(seed)
+        self.queue = np.empty(0, dtype=np.int64)
+
+    def __call__(self, pictures: int, pixels: int) -> tuple[Float[Tensor, "N C"], Shaped[np.ndarray, "N"]]:
+        """Standardised features and labels of `pixels` pixels (with repetition) of each of the next `pictures`.
+
+        Every picture comes once an epoch.
+        """
+        rows, targets = [], []
+        for i in self._next(pictures):
+            label = self.labels[i]
+            place = self.rng.choice(np.flatnonzero(self.valid(label)), pixels)
+            at = np.stack([place % label.shape[1], place // label.shape[1]], 1)
+            rows.append(read_pixels(self.maps[i], torch.from_numpy(at).float(), self.stride))
+            targets.append(label.reshape(-1)[place])
+        return self.standard(torch.cat(rows)), np.concatenate(targets)
+
+    def _next(self, count: int) -> list[int]:
+        while len(self.queue) < count:
+            self.queue = np.concatenate([self.queue, self.rng.permutation(self.usable)])
+        taken, self.queue = self.queue[:count], self.queue[count:]
+        return taken.tolist()

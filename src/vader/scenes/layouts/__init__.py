@@ -1,0 +1,207 @@
+"""Rendered scenes as data sets on disk, in the folder layouts of real ones.
+
+A data set is written beside its place under a hidden name and renamed when it is whole. Four fifths of the pictures
+(of DAVIS: clips) are for training, each fifth for validation. The same order gives the same bytes, whatever the
+number of processes.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from importlib.util import find_spec
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vader import __version__
+from vader.errors import BadInput, MissingExtra, VaderError
+from vader.scenes.layouts import cityscapes, coco, davis, images, nyu, voc
+from vader.scenes.layouts.order import Layout, Order, is_val
+from vader.scenes.world import SceneConfig
+
+LAYOUTS: dict[str, Layout] = {
+    "images": images.LAYOUT,
+    "voc": voc.LAYOUT,
+    "cityscapes": cityscapes.LAYOUT,
+    "nyu": nyu.LAYOUT,
+    "davis": davis.LAYOUT,
+    "coco": coco.LAYOUT,
+}
+
+SMALLEST, LARGEST = 32, 4096  # px a side
+EVERY = 2.0  # seconds between two lines of progress
+WORTH = 20_000_000  # pixels: less is rendered before several processes have started
+
+Record = TypeVar("Record")
+
+
+def write(
+    out: Path,
+    layout: str,
+    *,
+    count: int,
+    width: int = 224,
+    height: int = 224,
+    seed: int = 0,
+    config: SceneConfig | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Write a data set of `count` pictures of width x height pixels; give back what scenes.json says of it.
+
+    `config` defaults to the layout's usual worlds. `workers` processes render (None: as many as there are cores, one
+    for few pixels). `say` gets a line of progress every two seconds. Raises BadInput for what cannot be made, before
+    anything is rendered, and OSError when the disk is full; then, and when interrupted, nothing is left.
+    """
+    from vader.runtime import catch_interrupts, write_json  # not at the top: the processes that render import this
+
+    out = out.resolve()
+    check(out, layout, count, width, height, workers)
+    chosen = LAYOUTS[layout]
+    order = Order(count, width, height, seed, config or SceneConfig(setting=chosen.setting))
+    val = sum(is_val(i, chosen.parts(count)) for i in range(chosen.parts(count)))
+    summary = {
+        "generator": f"vader {__version__}", "layout": layout, "count": count, "seed": seed,
+        "size": {"height": height, "width": width}, "train": chosen.parts(count) - val, "val": val,
+        "config": order.config.model_dump(mode="json"), "classes": dict(chosen.names),
+    }  # fmt: skip
+    workers = workers or choose_workers(count * width * height)
+    try:
+        with (
+            catch_interrupts() as interrupts,  # to the end of tidying up
+            whole_folder(out) as folder,
+            closing(in_order(partial(chosen.make, order, folder), count, workers)) as records,
+        ):
+            told = progress(records, count, say)
+            chosen.collect(order, folder, _until(lambda: interrupts.received is not None, told))
+            write_json(folder / "scenes.json", summary)
+    except OSError as error:
+        error.filename = str(out)  # rather than the hidden name, or none
+        raise
+    except BrokenProcessPool:
+        fewer = workers // 2 or 1
+        raise VaderError(f"a process that rendered was killed, as for want of memory; try --workers {fewer}") from None
+    return summary
+
+
+def check(out: Path, layout: str, count: int, width: int, height: int, workers: int | None) -> None:
+    """Raise BadInput for what cannot be made, and MissingExtra for a library that it would need."""
+    if layout not in LAYOUTS:
+        raise BadInput(f"--layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    chosen = LAYOUTS[layout]
+    if count < chosen.least:
+        raise BadInput(f"--count: expected at least {chosen.least} for {layout}, got {count}")
+    for side in (height, width):
+        if not SMALLEST <= side <= LARGEST:
+            raise BadInput(f"--size: expected {SMALLEST} to {LARGEST} px a side, got {height}x{width}")
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers: expected at least 1, got {workers}")
+    if chosen.needs and find_spec(chosen.needs[0]) is None:
+        library, extra = chosen.needs
+        raise MissingExtra(f"--layout {layout} needs {library}; install it with: pip install 'vader-dense[{extra}]'")
+    if out == Path.cwd() or out.is_mount():  # neither can be put in place by a renaming
+        raise BadInput(f"expected a folder to be made, {out} is where you are or a mounted disk; name one inside it")
+
+
+def choose_workers(pixels: int) -> int:
+    """As many processes as there are cores; one for few pixels, for starting others takes seconds."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return cores if pixels > WORTH else 1
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` to fill, which becomes `out` at the end of the block, or is deleted."""
+    from vader.runtime import prepare_output
+
+    existed = out.is_dir()
+    prepare_output(out)  # refused now rather than after the rendering
+    hidden = out.with_name(f".{out.name}.{os.getpid()}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    try:
+        hidden.mkdir()
+        yield hidden
+        os.sync()  # thousands of files: one by one it would take longer than the rendering
+        hidden.replace(out)  # an empty folder gives way
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        if not existed:
+            with suppress(OSError):
+                out.rmdir()
+        raise
+
+
+def in_order(make: Callable[[int], Record], count: int, workers: int) -> Generator[Record, None, None]:
+    """make(0), make(1) ..., in this process or in several, a few ahead of who takes them."""
+    if workers == 1:
+        yield from map(make, range(count))
+        return
+    # A forked process would inherit locks that torch's threads hold.
+    pool = ProcessPoolExecutor(min(workers, count), get_context("spawn"), initializer=_start)
+    waiting: deque[Future[Record]] = deque()
+    try:
+        for index in range(count):
+            waiting.append(_submit(pool, partial(make, index)))
+            if len(waiting) > 3 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ProcessPoolExecutor, make: Callable[[], Record]) -> Future[Record]:
+    """Interrupts are the parent's business: the processes that this starts inherit that they do not hear them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(make)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start() -> None:
+    """In a new process: end when the parent does, however it ended."""
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _until(stop: Callable[[], bool], records: Iterable[Record]) -> Iterator[Record]:
+    """The records, until an interrupt came: a picture is finished first."""
+    for record in records:
+        yield record
+        if stop():
+            raise KeyboardInterrupt
+
+
+def progress(records: Iterable[Record], count: int, say: Callable[[str], None] | None) -> Iterator[Record]:
+    """The records; says every two seconds how many there were, and how long the others will take."""
+    begin = spoken = time.monotonic()
+    for done, record in enumerate(records, 1):
+        yield record
+        now = time.monotonic()
+        if done == 1:
+            begin = now  # what came before, the starting of processes, comes once
+        elif say is not None and now - spoken >= EVERY:
+            rate = (done - 1) / max(now - begin, 1e-9)
+            say(f"{done} of {count} pictures, {rate:.1f}/s, {(count - done) / rate:.0f} s left")
+            spoken = now
+
+
+def to_stderr(text: str) -> None:
+    """Progress for the person who waits."""
+    print(text, file=sys.stderr, flush=True)

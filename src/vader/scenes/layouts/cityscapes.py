@@ -1,0 +1,111 @@
+"""Cityscapes: leftImg8bit and gtFine / {train,val} / CITY / CITY_NUMBER_000019_...
+
+Worlds are landscapes unless asked otherwise. Ids, names and colours are Cityscapes' own; what it has no class for is
+"static", and animals are "dynamic" (both are ignored in its evaluation, as are clutter and furniture here). Cars are
+the only kind with instances there: 26000, 26001 ...; all else has its plain id in instanceIds too.
+
+The polygons run through pixel centres and are meant to be painted in their order, as Cityscapes' own tools do, which
+gives labelIds back exactly. These tools count every polygon "car" as one instance: of a car in several pieces the
+largest is a "car", in the order of the instances' numbers, and the others are "cargroup", which has no number.
+
+Legend: H W pixels.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Integer
+
+from vader.images.encode import png
+from vader.scenes.frame import CLASSES, Frame
+from vader.scenes.layouts.order import Layout, Order, put, spend, split_of
+from vader.scenes.layouts.outlines import pieces, traced
+
+# Cityscapes' name, id and colour of each of our classes.
+LABELS: dict[str, tuple[str, int, tuple[int, int, int]]] = {
+    "clutter": ("static", 4, (0, 0, 0)),
+    "ground": ("terrain", 22, (152, 251, 152)),
+    "wall": ("wall", 12, (102, 102, 156)),
+    "sky": ("sky", 23, (70, 130, 180)),
+    "mug": ("static", 4, (0, 0, 0)),
+    "table": ("static", 4, (0, 0, 0)),
+    "chair": ("static", 4, (0, 0, 0)),
+    "lamp": ("pole", 17, (153, 153, 153)),
+    "tree": ("vegetation", 21, (107, 142, 35)),
+    "house": ("building", 11, (70, 70, 70)),
+    "car": ("car", 26, (0, 0, 142)),
+    "animal": ("dynamic", 5, (111, 74, 0)),
+}
+CITIES = {"train": ("northfield", "eastfield"), "val": ("southfield",)}  # a city is in one split alone
+SNIPPET = 19  # the frame of its snippet that Cityscapes labels
+
+
+def name(index: int, count: int) -> tuple[str, str, str]:
+    """(split, city, beginning of the file names) of picture `index` of `count`."""
+    split = split_of(index, count)
+    city = CITIES[split][index % len(CITIES[split])]
+    return split, city, f"{city}_{index:06d}_{SNIPPET:06d}"
+
+
+def make(order: Order, folder: Path, index: int) -> None:
+    """The files of one picture."""
+    frame = order.frame(index)
+    objects, cars = _polygons(frame)
+    ids = np.array([LABELS[one][1] for one in CLASSES], np.uint8)[frame.classes]
+    instances = ids.astype(np.uint16)
+    for k, number in enumerate(cars):
+        instances[frame.instances == number] = LABELS["car"][1] * 1000 + k
+    colours = np.array([(*LABELS[one][2], 255) for one in CLASSES], np.uint8)[frame.classes]
+    text = {"imgHeight": order.height, "imgWidth": order.width, "objects": objects}
+    split, city, beginning = name(index, order.count)
+    put(folder / "leftImg8bit" / split / city / f"{beginning}_leftImg8bit.png", png(frame.image))
+    truth = folder / "gtFine" / split / city
+    put(truth / f"{beginning}_gtFine_labelIds.png", png(ids))
+    put(truth / f"{beginning}_gtFine_instanceIds.png", png(instances))
+    put(truth / f"{beginning}_gtFine_color.png", png(colours))
+    put(truth / f"{beginning}_gtFine_polygons.json", json.dumps(text, indent=4) + "\n")
+
+
+def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
+    """Cityscapes has no lists; its readers look for both splits' folders."""
+    spend(records)
+    for kind in ("leftImg8bit", "gtFine"):
+        for split in CITIES:
+            (folder / kind / split).mkdir(parents=True, exist_ok=True)
+
+
+def _polygons(frame: Frame) -> tuple[list[dict[str, Any]], list[int]]:
+    """Polygons in the order of painting, and the numbers of the car instances in the order of their "car" polygons.
+
+    A polygon fills its holes, so the larger ones come first: what lies in a hole is smaller than what surrounds it.
+    """
+    regions = _regions(frame)
+    found = []  # (less the pixels with the holes filled, the region, whether its largest piece, class, polygon)
+    for region in np.unique(regions):
+        parts = sorted(pieces(regions == region), key=lambda part: -int(part[0].sum()))
+        one = CLASSES[int(region) >> 16]
+        for i, (piece, (x, y)) in enumerate(parts):
+            corners = traced(piece)
+            filled = int(cv2.fillPoly(np.zeros(piece.shape, np.uint8), [np.array(corners)], 1).sum())
+            polygon = [[left + x, top + y] for left, top in corners]
+            found.append((-filled, int(region), i == 0, one, polygon))
+    found.sort(key=lambda item: item[:2])
+    objects, cars = [], []
+    for _, region, largest, one, polygon in found:
+        label = LABELS[one][0]
+        if one == "car" and largest:
+            cars.append(region & 0xFFFF)
+        objects.append({"label": label if one != "car" or largest else "cargroup", "polygon": polygon})
+    return objects, cars
+
+
+def _regions(frame: Frame) -> Integer[np.ndarray, "H W"]:
+    """A number for each object and each class of stuff: class * 2**16 + instance."""
+    return (frame.classes.astype(np.int64) << 16) | frame.instances.astype(np.int64)
+
+
+LAYOUT = Layout(make, collect, {one: label[1] for one, label in LABELS.items()}, setting="landscape")

@@ -1,0 +1,93 @@
+"""DAVIS 2017: JPEGImages and Annotations/480p/SEQUENCE/00000 ..., ImageSets/2017.
+
+The pictures are cut into clips of `CLIP` frames, ten a second; the last is shorter, of two at least. An annotation
+holds the objects that the clip's first frame shows, 1 to n in order of their numbers in the world; one that comes
+into the picture later is background, as DAVIS has it. A world whose first frame shows no object at all is passed
+over. The folder is named 480p whatever the size, since that is where readers look.
+"""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vader.errors import BadInput
+from vader.images.encode import jpeg, palette_png
+from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
+from vader.scenes.layouts.voc import colour_map
+from vader.scenes.render import render
+from vader.scenes.samples import FRAMES_PER_SECOND
+from vader.scenes.world import World, make_world
+
+CLIP = 24
+TRIES = 20
+
+
+def palette() -> UInt8[np.ndarray, "256 3"]:
+    """The colours of DAVIS's annotations: VOC's for 0 to 21, but 191 where VOC has 192; then greys."""
+    colours = colour_map()
+    colours[colours == 192] = 191
+    colours[22:] = np.arange(22, 256)[:, None]
+    return colours
+
+
+def clips(count: int) -> list[int]:
+    """The lengths of the clips that `count` frames, two at least, make."""
+    full, rest = divmod(count, CLIP)
+    lengths = [CLIP] * full + ([rest] if rest else [])
+    if rest == 1:  # a frame alone is no clip
+        lengths[-2:] = [CLIP - 1, 2]
+    return lengths
+
+
+def clip_count(count: int) -> int:
+    """How many clips `count` frames make."""
+    return len(clips(count))
+
+
+def locate(count: int, index: int) -> tuple[int, int]:
+    """Which clip, and which frame of it, picture `index` of `count` is."""
+    starts = np.cumsum([0, *clips(count)])
+    clip = int(np.searchsorted(starts, index, side="right")) - 1
+    return clip, index - int(starts[clip])
+
+
+@lru_cache(maxsize=2)  # a process makes a clip's frames one after the other
+def opening(order: Order, clip: int) -> tuple[World, tuple[int, ...]]:
+    """A clip's world, and the numbers of the objects that its first frame shows."""
+    total = clip_count(order.count)
+    for attempt in range(TRIES):
+        world = make_world(order.config, order.seed, clip + attempt * total)  # no world serves two clips
+        shown = np.unique(render(world, world.camera(order.width, order.height)).instances)
+        if shown.any():
+            return world, tuple(int(number) for number in shown if number)
+    raise BadInput(f"--set: expected scenes with objects for the clips, got {TRIES} worlds without any in sight")
+
+
+def make(order: Order, folder: Path, index: int) -> None:
+    """One frame and its annotation."""
+    clip, t = locate(order.count, index)
+    world, numbers = opening(order, clip)
+    time = t / FRAMES_PER_SECOND
+    frame = render(world, world.camera(order.width, order.height, time), time)
+    annotation = np.zeros(frame.instances.shape, np.uint8)
+    for new, number in enumerate(numbers, 1):
+        annotation[frame.instances == number] = new
+    place = Path("480p", _name(clip), f"{t:05d}")
+    put(folder / "JPEGImages" / place.with_suffix(".jpg"), jpeg(frame.image))
+    put(folder / "Annotations" / place.with_suffix(".png"), palette_png(annotation, palette()))
+
+
+def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
+    """The lists of sequences."""
+    spend(records)
+    put_lists(folder / "ImageSets" / "2017", [_name(clip) for clip in range(clip_count(order.count))])
+
+
+def _name(clip: int) -> str:
+    return f"scene-{clip:04d}"
+
+
+LAYOUT = Layout(make, collect, names={}, least=2, parts=clip_count)

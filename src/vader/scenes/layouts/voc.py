@@ -1,0 +1,101 @@
+"""Pascal VOC 2012: VOCdevkit/VOC2012 with pictures, class and object masks, boxes and lists.
+
+Class 0 is background (all stuff and clutter), 1 to 8 are the kinds; objects are 1, 2 ... in a picture, in the order
+of the XML file. 255 is void: the `VOID` pixels on each side of a boundary between objects, or an object and the
+background, 4 px across in all (VOC's own is 5, centred on pixels; ours is centred on the edge between two). Boxes
+are VOC's: pixels counted from 1, both ends inside; of all of an object's visible pixels, those under void too.
+
+Legend: H W pixels.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Integer, UInt8
+
+from vader.images.encode import jpeg, palette_png
+from vader.scenes.frame import KINDS, Frame
+from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
+
+VOID = 2
+NAMES = {"background": 0} | {kind: i + 1 for i, kind in enumerate(KINDS)}
+
+
+def colour_map() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours: bits 0, 3, 6 of the number are red's highest, bits 1, 4, 7 green's, bits 2, 5 blue's."""
+    number = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= (((number >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
+def boundary(regions: Integer[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
+    """The pixels that have one of another region within `width` pixels, counted along rows, columns or diagonals."""
+    values = regions.astype(np.uint16)
+    window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    return cv2.dilate(values, window) != cv2.erode(values, window)
+
+
+def compact(frame: Frame) -> tuple[UInt8[np.ndarray, "H W"], list[int]]:
+    """The map of instances with numbers 1, 2 ... without gaps, and the frame's numbers in that order."""
+    shown, places = np.unique(frame.instances, return_inverse=True)
+    numbers = [int(number) for number in shown if number]
+    assert len(numbers) < 255, "a palette has room for 254"
+    return (places.reshape(frame.instances.shape) + (0 if 0 in shown else 1)).astype(np.uint8), numbers
+
+
+def make(order: Order, folder: Path, index: int) -> None:
+    """The files of one picture."""
+    frame = order.frame(index)
+    objects, numbers = compact(frame)
+    kinds = {one.number: one.kind for one in frame.objects}
+    label = np.array([0] + [NAMES[kinds[number]] for number in numbers], np.uint8)
+    void = boundary(objects, VOID)
+    place, name = folder / "VOCdevkit" / "VOC2012", _name(index)
+    for kind, values in (("Class", label[objects]), ("Object", objects)):
+        values = np.where(void, np.uint8(255), values)
+        put(place / f"Segmentation{kind}" / f"{name}.png", palette_png(values, colour_map()))
+    put(place / "JPEGImages" / f"{name}.jpg", jpeg(frame.image))
+    put(place / "Annotations" / f"{name}.xml", _annotation(name, objects, [kinds[number] for number in numbers]))
+
+
+def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
+    """The lists; the same pictures serve segmentation and detection."""
+    spend(records)
+    for task in ("Segmentation", "Main"):
+        lists = folder / "VOCdevkit" / "VOC2012" / "ImageSets" / task
+        put_lists(lists, [_name(i) for i in range(order.count)], trainval=True)
+    put(folder / "classes.txt", "".join(f"{name}\n" for name in NAMES))
+
+
+def _name(index: int) -> str:
+    return f"2012_{index + 1:06d}"
+
+
+def _annotation(name: str, objects: UInt8[np.ndarray, "H W"], kinds: list[str]) -> str:
+    height, width = objects.shape
+    root = ElementTree.Element("annotation")
+    _add(root, folder="VOC2012", filename=f"{name}.jpg", segmented=1)
+    _add(ElementTree.SubElement(root, "source"), database="rendered scenes", annotation="VOC2012", image="vader")
+    _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
+    for number, kind in enumerate(kinds, 1):
+        rows, columns = np.nonzero(objects == number)
+        left, top, right, bottom = columns.min(), rows.min(), columns.max(), rows.max()
+        cut = left == 0 or top == 0 or right == width - 1 or bottom == height - 1
+        one = ElementTree.SubElement(root, "object")
+        _add(one, name=kind, pose="Unspecified", truncated=int(cut), difficult=0)
+        _add(ElementTree.SubElement(one, "bndbox"), xmin=left + 1, ymin=top + 1, xmax=right + 1, ymax=bottom + 1)
+    ElementTree.indent(root, "\t")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add(parent: ElementTree.Element, **words: object) -> None:
+    for tag, text in words.items():
+        ElementTree.SubElement(parent, tag).text = str(text)
+
+
+LAYOUT = Layout(make, collect, NAMES)

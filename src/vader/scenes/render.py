@@ -1,0 +1,163 @@
+"""A world as a camera sees it: the picture, and the truth about each pixel.
+
+Truth is at pixel centres; colours are averaged over four points of a pixel where parts meet. Axes: H W pixels, N
+points, P parts, E pixels where parts meet.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Integer
+
+from vader.scenes.camera import Camera
+from vader.scenes.cast import Snapshot, cast_picture, cast_pixels, meet
+from vader.scenes.frame import Frame, Instance
+from vader.scenes.shade import Seen, developed, lights, shade, sky_colours
+from vader.scenes.things import World
+
+SAMPLES = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)])  # within a pixel
+SKIN, SKIN_LIMIT = 0.08, 0.2  # keypoints may lie so far inside their object and be seen: share of its size, metres
+
+
+def render(world: World, camera: Camera, time: float = 0.0) -> Frame:
+    """The picture and its truth at a time of the clip, seconds."""
+    scene = world.snapshot(time)
+    depth, parts = cast_picture(scene, camera)
+    height, width = parts.shape
+    hit, edges = np.flatnonzero(parts >= 0), np.flatnonzero(_borders(parts))
+    rays = camera.directions(camera.pixels())
+    fine = _FineSamples(scene, camera, rays, parts, edges)
+    seen = Seen(
+        scene, camera, np.concatenate([parts.ravel()[hit], fine.which]),
+        np.concatenate([depth.ravel()[hit], fine.depth]), np.concatenate([rays[hit], fine.rays]),
+    )  # fmt: skip
+    lit = lights(world, scene, seen)
+    lit[: len(hit)] = _soften(lit[: len(hit)], hit, parts, edges)
+    shown = shade(world, scene, camera, seen, lit)
+
+    image = np.zeros((height * width, 3), np.float32)
+    sky = np.zeros(len(image), bool)
+    sky[parts.ravel() < 0] = True
+    sky[edges[fine.sky > 0]] = True
+    image[sky] = sky_colours(world.sky, rays[sky].astype(np.float32))
+    backdrop = image[edges]
+    image[hit] = shown[: len(hit)]
+    image[edges] = fine.mix(image[edges], shown[len(hit) :], backdrop)
+
+    view = np.zeros((height * width, 3), np.float32)
+    view[hit] = seen.facing[: len(hit)] @ camera.pose[:3, :3].astype(np.float32)
+    return Frame(
+        image=developed(image).reshape(height, width, 3),
+        classes=world.classes[parts],
+        instances=world.numbers[parts],
+        depth=depth.astype(np.float32),
+        normals=view.reshape(height, width, 3),
+        parts=parts,
+        camera=camera,
+        time=time,
+        objects=instances(world, scene, camera, time),
+    )
+
+
+def instances(world: World, scene: Snapshot, camera: Camera, time: float) -> tuple[Instance, ...]:
+    """All objects' keypoints as the camera sees them."""
+    things = [thing for thing in world.things if thing.number > 0]
+    if not things:
+        return ()
+    points = np.concatenate([thing.points(time) for thing in things])
+    deep = [min(SKIN * float(np.linalg.norm(thing.box)), SKIN_LIMIT) for thing in things]
+    tolerance = np.repeat(deep, [len(thing.keypoints) for thing in things])
+    pixels, depth = camera.project(points)
+    x, y = pixels.T
+    in_front = depth > 0
+    visible = in_front & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
+    nearest, _ = cast_pixels(scene, camera, pixels[visible])
+    visible[visible] = nearest > depth[visible] - tolerance[visible]
+    found, start = [], 0
+    for thing in things:
+        own = slice(start, start + len(thing.keypoints))
+        found.append(Instance(thing.number, thing.kind, pixels[own], visible[own], in_front[own]))
+        start += len(thing.keypoints)
+    return tuple(found)
+
+
+def _soften(
+    lit: Float32[np.ndarray, "N"], hit: Integer[np.ndarray, "N"], parts: Integer[np.ndarray, "H W"],
+    edges: Integer[np.ndarray, "E"],
+) -> Float32[np.ndarray, "N"]:  # fmt: skip
+    """Shadows with edges a pixel or two wide, within parts."""
+    strength, weight = np.zeros(parts.size, np.float32), np.zeros(parts.size, np.float32)
+    strength[hit], weight[hit] = lit, 1
+    weight[edges] = 0
+    blurred = cv2.blur((strength * weight).reshape(parts.shape), (3, 3)).ravel()
+    total = cv2.blur(weight.reshape(parts.shape), (3, 3)).ravel()
+    inner = weight > 0
+    strength[inner] = blurred[inner] / total[inner]
+    return strength[hit]
+
+
+# --- Where parts meet ----------------------------------------------------------------------------------------------
+
+
+def _borders(parts: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Pixels with another part to the left, right, above or below."""
+    found = np.zeros(parts.shape, bool)
+    across, down = parts[:, 1:] != parts[:, :-1], parts[1:] != parts[:-1]
+    found[:, 1:] |= across
+    found[:, :-1] |= across
+    found[1:] |= down
+    found[:-1] |= down
+    return found
+
+
+class _FineSamples:
+    """What four rays through each pixel on a border meet: of the parts around, those not met at the pixel's centre
+    are to be shaded once (`which`, `depth`, `rays`), and weighed by how many rays meet them."""
+
+    def __init__(
+        self, scene: Snapshot, camera: Camera, rays: Float[np.ndarray, "HW 3"], parts: Integer[np.ndarray, "H W"],
+        edges: Integer[np.ndarray, "E"],
+    ) -> None:  # fmt: skip
+        own = parts.ravel()[edges]
+        rays = rays[edges][:, None] + (SAMPLES / camera.focal) @ camera.pose[:3, :2].T  # (E, 4, 3)
+        nearest = np.full(rays.shape[:2], np.inf)
+        winner = np.full(rays.shape[:2], -1, np.int32)
+        for part, rows in _nearby(parts, edges):
+            t = meet(scene, part, camera.centre, rays[rows])
+            nearer = t < nearest[rows]
+            nearest[rows] = np.where(nearer, t, nearest[rows])
+            winner[rows] = np.where(nearer, part, winner[rows])
+        other = (winner != own[:, None]) & (winner >= 0)
+        row, sample = np.nonzero(other)
+        key = row * (len(scene.shapes) + 1) + winner[other]
+        _, first, self.target = np.unique(key, return_index=True, return_inverse=True)
+        self.row = row
+        self.which = winner[other][first]
+        self.depth = nearest[other][first]
+        self.rays = rays[row[first], sample[first]]
+        self.kept = (winner == own[:, None]).sum(1)
+        self.sky = (winner == -1).sum(1) * (own != -1)
+
+    def mix(
+        self, centre: Float32[np.ndarray, "E 3"], shown: Float32[np.ndarray, "M 3"],
+        backdrop: Float32[np.ndarray, "E 3"],
+    ) -> Float32[np.ndarray, "E 3"]:  # fmt: skip
+        """The pixels' mean colours, from those at their centres, of the other parts and of the sky behind them."""
+        total = centre * self.kept[:, None] + backdrop * self.sky[:, None]
+        np.add.at(total, self.row, shown[self.target])
+        return (total / len(SAMPLES)).astype(np.float32)
+
+
+def _nearby(parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]) -> list[tuple[int, np.ndarray]]:
+    """For each part, the rows of `edges` whose pixel or one of its eight neighbours shows it."""
+    wide = np.pad(parts, 1, mode="edge")
+    y, x = np.divmod(edges, parts.shape[1])
+    around = np.stack([wide[y + i, x + j] for i in range(3) for j in range(3)], 1)  # (E, 9)
+    around.sort(axis=1)
+    fresh = np.ones(around.shape, bool)
+    fresh[:, 1:] = around[:, 1:] != around[:, :-1]
+    rows, columns = np.nonzero(fresh & (around >= 0))
+    found = around[rows, columns]
+    order = np.argsort(found, kind="stable")
+    starts = np.flatnonzero(np.diff(found[order], prepend=-1))
+    groups = np.split(rows[order], starts[1:])
+    return [(int(found[order[start]]), group) for start, group in zip(starts, groups, strict=True)]

@@ -1,0 +1,97 @@
+"""Sets of rendered pictures for exams: stills, clips, and pairs of viewpoints, each a function of its seed.
+
+Worlds are numbered from 0 under a seed; give training and exam sets different seeds. Axes: H W pixels, T frames.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vader.scenes.camera import Camera
+from vader.scenes.frame import Frame
+from vader.scenes.render import render
+from vader.scenes.truth import flow
+from vader.scenes.world import SceneConfig, make_world
+
+FRAMES_PER_SECOND = 10
+
+Sample = TypeVar("Sample")
+
+
+@dataclass(frozen=True)
+class ViewPair:
+    """One world from two viewpoints: where in `second` each pixel of `first` lies, whether it is seen there, and the
+    angle between the cameras' axes, degrees."""
+
+    first: Frame
+    second: Frame
+    points: Float[np.ndarray, "H W 2"]
+    visible: Bool[np.ndarray, "H W"]
+    angle: float
+
+
+def still(config: SceneConfig, seed: int, width: int, height: int, index: int) -> Frame:
+    """World `index` as its own camera sees it at the start."""
+    world = make_world(config, seed, index)
+    return render(world, world.camera(width, height))
+
+
+def clip(config: SceneConfig, seed: int, width: int, height: int, frames: int, index: int) -> list[Frame]:
+    """World `index` through time, ten frames a second."""
+    world = make_world(config, seed, index)
+    times = [t / FRAMES_PER_SECOND for t in range(frames)]
+    return [render(world, world.camera(width, height, time), time) for time in times]
+
+
+def view_pair(config: SceneConfig, seed: int, width: int, height: int, index: int) -> ViewPair:
+    """World `index` from two viewpoints; of a few drawn ones, the pair whose angle suits the index.
+
+    The wanted angles run evenly through 0 to 90 degrees with the index, so that a set has pairs of every angle.
+    """
+    world = make_world(config, seed, index)
+    cameras = world.viewpoints(width, height, 6, np.random.default_rng((seed, index, 1)))
+    wanted = 90 * ((index * 0.618034) % 1)  # the golden ratio's multiples fill an interval evenly at every length
+    pairs = [(a, b) for i, a in enumerate(cameras) for b in cameras[i + 1 :]]
+    a, b = min(pairs, key=lambda pair: abs(angle_between(*pair) - wanted))
+    first, second = render(world, a), render(world, b)
+    points, visible = flow(world, first, second)
+    return ViewPair(first, second, points, visible, angle_between(a, b))
+
+
+def angle_between(first: Camera, second: Camera) -> float:
+    """The angle between two cameras' axes, degrees."""
+    cosine = float(first.pose[:3, 2] @ second.pose[:3, 2])
+    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def stills(config: SceneConfig, seed: int, count: int, width: int, height: int, workers: int = 1) -> list[Frame]:
+    """The first frames of worlds 0 to count - 1."""
+    return list(_each(partial(still, config, seed, width, height), count, workers))
+
+
+def clips(
+    config: SceneConfig, seed: int, count: int, width: int, height: int, frames: int, workers: int = 1
+) -> list[list[Frame]]:
+    """Clips of worlds 0 to count - 1."""
+    return list(_each(partial(clip, config, seed, width, height, frames), count, workers))
+
+
+def view_pairs(config: SceneConfig, seed: int, count: int, width: int, height: int, workers: int = 1) -> list[ViewPair]:
+    """Pairs of viewpoints of worlds 0 to count - 1."""
+    return list(_each(partial(view_pair, config, seed, width, height), count, workers))
+
+
+def _each(make: Callable[[int], Sample], count: int, workers: int) -> Iterator[Sample]:
+    """make(0), make(1), ...: in this process, or in several; the same samples either way."""
+    if workers <= 1:
+        yield from map(make, range(count))
+        return
+    # A forked process would inherit locks that torch's threads hold.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(make, range(count), chunksize=4)

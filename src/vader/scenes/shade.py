@@ -1,0 +1,139 @@
+"""The colours of what rays meet: surfaces, light, shadows, haze, sky.
+
+Colours are linear until `developed`. Axes: N points, P parts.
+"""
+
+import numpy as np
+from jaxtyping import Float, Float32, Integer, UInt8
+
+from vader.scenes.camera import Camera
+from vader.scenes.cast import Snapshot, shadowed
+from vader.scenes.shapes import normals
+from vader.scenes.textures import colours, noise
+from vader.scenes.things import Sky, World
+
+SHINE = 40.0  # sharpness of the light's reflection
+FAR = 90.0  # metres at which the plain melts into the horizon
+
+
+class Seen:
+    """Points that rays of a camera meet: `which` part, `depth`, `points` in the world, `rays` from the camera (unit
+    vectors), normals `facing` it, and `groups`, the rows of each part."""
+
+    def __init__(
+        self, scene: Snapshot, camera: Camera, which: Integer[np.ndarray, "N"], depth: Float[np.ndarray, "N"],
+        rays: Float[np.ndarray, "N 3"],
+    ) -> None:  # fmt: skip
+        self.which, self.depth = which, depth.astype(np.float32)
+        self.points = camera.centre + depth[:, None] * rays
+        self.rays = unit(rays.astype(np.float32))
+        self.groups = by_part(which)
+        self.facing = outward(scene, self.groups, self.points)
+        self.facing *= -np.sign(np.einsum("ni,ni->n", self.facing, self.rays))[:, None]
+
+
+def by_part(which: Integer[np.ndarray, "N"]) -> list[tuple[int, Integer[np.ndarray, "M"]]]:
+    """The parts that occur and the rows of each."""
+    order = np.argsort(which.astype(np.int16), kind="stable")  # short integers: numpy counts instead of comparing
+    found = which[order]
+    starts = np.flatnonzero(np.diff(found, prepend=-2))
+    return [(int(found[start]), rows) for start, rows in zip(starts, np.split(order, starts[1:]), strict=False)]
+
+
+def outward(
+    scene: Snapshot, groups: list[tuple[int, Integer[np.ndarray, "M"]]], points: Float[np.ndarray, "N 3"]
+) -> Float32[np.ndarray, "N 3"]:
+    """Unit normals in the world at points of parts; flat parts' along their own z."""
+    found = np.zeros(points.shape, np.float32)
+    for part, rows in groups:
+        turn, shift = scene.units[part, :, :3], scene.units[part, :, 3]
+        local = points[rows] @ turn.T + shift
+        # A gradient turns by the transpose of the map whose argument it is taken in.
+        found[rows] = normals(scene.shapes[part], scene.taper(part), local) @ turn
+    return unit(found)
+
+
+def unit(vectors: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
+    """Of length 1."""
+    return vectors / np.sqrt(np.einsum("ni,ni->n", vectors, vectors))[:, None]
+
+
+def lights(world: World, scene: Snapshot, seen: Seen) -> Float32[np.ndarray, "N"]:
+    """The light's strength at each point: the cosine of its angle, 0 in shadow, less with distance from a lamp."""
+    light = world.light
+    if light.distant:
+        strength = np.maximum(seen.facing @ light.where.astype(np.float32), 0)
+    else:
+        way = (light.where - seen.points).astype(np.float32)
+        square = np.einsum("ni,ni->n", way, way)
+        cosine = np.einsum("ni,ni->n", seen.facing, way) / np.sqrt(square)
+        strength = np.maximum(cosine, 0) * np.float32(1.6) / (1 + square * np.float32(1 / 2.6**2))
+    if world.config.shadows:
+        towards = np.flatnonzero(strength > 0)
+        clear = seen.points[towards] + 1e-3 * seen.facing[towards]  # off the surface that it lies on
+        strength[towards[shadowed(scene, clear, light.where, light.distant)]] = 0
+    return strength
+
+
+def shade(
+    world: World, scene: Snapshot, camera: Camera, seen: Seen, lit: Float32[np.ndarray, "N"]
+) -> Float32[np.ndarray, "N 3"]:
+    """Linear colours: surface times light, a reflection, the surface's own glow, haze."""
+    light, surfaces, which = world.light, world.surfaces, seen.which
+    q, sideways = _patterns(world, scene, seen)
+    slant = np.maximum(np.abs(np.einsum("ni,ni->n", seen.facing, seen.rays)), np.float32(0.15))
+    pixel = seen.depth / (slant * surfaces.scale[which] * np.float32(camera.focal))
+    albedo = colours(surfaces, which, q, sideways, pixel)
+
+    above, below, colour = (np.array(c, np.float32) for c in (light.above, light.below, light.colour))
+    received = (0.5 + 0.5 * seen.facing[:, 2:]) * (above - below) + below
+    received += lit[:, None] * colour
+    received += surfaces.glow[which][:, None]
+    shown = albedo * received
+    glossy = np.flatnonzero((surfaces.gloss[which] > 0) & (lit > 0))
+    where = light.where.astype(np.float32)
+    way = np.broadcast_to(where, (len(glossy), 3)) if light.distant else where - seen.points[glossy].astype(np.float32)
+    half = unit(unit(way) - seen.rays[glossy])
+    shine = np.maximum(np.einsum("ni,ni->n", half, seen.facing[glossy]), 0) ** np.float32(SHINE)
+    shown[glossy] += (surfaces.gloss[which[glossy]] * shine)[:, None]
+    if light.distant:
+        haze = np.float32(world.sky.haze) * seen.depth + (seen.depth * np.float32(1 / FAR)) ** 3
+        horizon = np.array(world.sky.horizon, np.float32)
+        shown = (shown - horizon) * np.exp(-haze)[:, None] + horizon
+    return shown
+
+
+def _patterns(world: World, scene: Snapshot, seen: Seen) -> tuple[Float32[np.ndarray, "N 3"], Float32[np.ndarray, "N"]]:
+    """Points in their patterns' coordinates, and whether (above 0) surfaces there face along the first of these."""
+    turns = world.patterns @ scene.poses[:, :3, :3].transpose(0, 2, 1)  # (P, 3, 3), world to pattern
+    shifts = world.surfaces.phase - (turns @ scene.poses[:, :3, 3:])[..., 0]
+    q = np.zeros(seen.points.shape, np.float32)
+    sideways = np.zeros(len(q), np.float32)
+    for part, rows in seen.groups:
+        q[rows] = seen.points[rows] @ turns[part].T + shifts[part]
+        if world.parts[part].surface.pattern == "brick":
+            across = np.abs(seen.facing[rows] @ turns[part, :2].T)
+            sideways[rows] = across[:, 0] - across[:, 1]
+    return q, sideways
+
+
+def sky_colours(sky: Sky, rays: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
+    """Linear colours of the sky along rays: bluer higher up, with clouds on a plane far above."""
+    rays = unit(rays)
+    up = np.clip(rays[:, 2], 0, 1)
+    share = np.minimum(1, 1.6 * up)[:, None] ** np.float32(0.7)
+    horizon = np.array(sky.horizon, np.float32)
+    found = share * (np.array(sky.zenith, np.float32) - horizon) + horizon
+    if sky.clouds > 0 and len(rays):
+        flat = rays[:, :2] / (up + 0.12)[:, None]
+        q = np.column_stack([flat * 1.3, np.zeros(len(flat), np.float32)]) + np.float32(sky.phase)
+        cloud = np.clip((noise(q) - 0.9 + sky.clouds) * 0.7, 0, 0.85) * np.minimum(1, up * 6)
+        found += cloud.astype(np.float32)[:, None] * (0.97 - found)
+    return found
+
+
+def developed(linear: Float32[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
+    """Bright light rolls off towards white; a square root shows the rest."""
+    bright = linear > 0.6
+    linear[bright] = 1 - 0.4 * np.exp((0.6 - linear[bright]) / 0.4)
+    return (np.sqrt(np.maximum(linear, 0)) * 255 + 0.5).astype(np.uint8)

@@ -1,0 +1,86 @@
+"""What follows from frames: where each point moves, and masks as boxes, run lengths and outlines.
+
+Axes: H W pixels.
+"""
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float
+
+from vader.scenes.cast import cast_pixels
+from vader.scenes.frame import Frame
+from vader.scenes.shade import by_part, outward
+from vader.scenes.things import World
+
+SAME = 5e-5  # metres a ray may miss its point by; float32 depth loses some 1e-7 of itself, and as much again on a slant
+
+
+def flow(world: World, first: Frame, second: Frame) -> tuple[Float[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
+    """Where, in pixels of `second`, the surface point under the centre of each pixel of `first` lies at second's time,
+    and whether it is seen there.
+
+    Each point rides on its part; a ray of the second camera to exactly where it lands tells whether it meets the
+    point, and thin parts must show the same side. NaN, and not visible, for the sky and for what passes behind the
+    second camera; points outside of the second picture are given, not visible.
+    """
+    height, width = first.parts.shape
+    points = np.full((height * width, 2), np.nan)
+    visible = np.zeros(height * width, bool)
+    hit = np.flatnonzero(first.parts >= 0)
+    which = first.parts.ravel()[hit]
+    groups = by_part(which)
+    before, after = world.snapshot(first.time), world.snapshot(second.time)
+    rays = first.camera.directions(first.camera.pixels()[hit])
+    start = first.camera.centre + first.depth.ravel()[hit, None].astype(float) * rays
+    end = np.empty_like(start)
+    for part, rows in groups:
+        motion = after.poses[part] @ np.linalg.inv(before.poses[part])
+        end[rows] = start[rows] @ motion[:3, :3].T + motion[:3, 3]
+    pixels, depth = second.camera.project(end)
+    x, y = pixels.T
+    front = depth > 0
+    inside = front & (x >= 0) & (x < second.camera.width) & (y >= 0) & (y < second.camera.height)
+    side_before = np.einsum("ni,ni->n", outward(before, groups, start), first.camera.centre - start) > 0
+    side_after = np.einsum("ni,ni->n", outward(after, groups, end), second.camera.centre - end) > 0
+    inside &= side_before == side_after
+    nearest, _ = cast_pixels(after, second.camera, pixels[inside])
+    inside[inside] = np.abs(nearest - depth[inside]) < SAME + 2e-6 * depth[inside]
+    points[hit[front]] = pixels[front]
+    visible[hit] = inside
+    return points.reshape(height, width, 2), visible.reshape(height, width)
+
+
+def boxes(frame: Frame) -> dict[int, tuple[int, int, int, int]]:
+    """The pixel box (x0, y0, x1, y1), half open, of what is seen of each instance."""
+    found = {}
+    for number in np.unique(frame.instances):
+        if number:
+            rows, columns = np.nonzero(frame.instances == number)
+            found[int(number)] = (
+                int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+            )  # fmt: skip
+    return found
+
+
+def rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, list[int]]:
+    """COCO's uncompressed run lengths: down the columns, zeros and ones in turn, zeros first."""
+    flat = mask.ravel(order="F").astype(np.int8)
+    changes = np.flatnonzero(np.diff(flat, prepend=0))
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]]))
+    return {"counts": counts.tolist(), "size": list(mask.shape)}
+
+
+def polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
+    """COCO polygons [x, y, x, y ...], one for each connected part of the mask; holes are filled, as COCO has it.
+
+    They run along the edges of pixels: OpenCV's contours join the centres of border pixels, so each pixel is first cut
+    into 3 x 3, whose border centres are a sixth of a pixel from the edges and are rounded onto them.
+    """
+    fine = np.repeat(np.repeat(mask.astype(np.uint8), 3, axis=0), 3, axis=1)
+    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    found = []
+    for contour in contours:
+        corners = (2 * contour[:, 0] + 4) // 6  # (c + 1/2) / 3, rounded
+        fresh = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
+        found.append(corners[fresh].astype(float).ravel().tolist())
+    return found

@@ -1,0 +1,668 @@
+"""Rendered data sets, read back by the tools of the real ones and compared with the frames rendered anew."""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import h5py
+import numpy as np
+import pytest
+import scipy.io
+from cyclopts.exceptions import CycloptsError
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from samples import start, vader
+from torchvision import datasets
+
+from vader.cli import app
+from vader.errors import BadInput, MissingExtra
+from vader.images.encode import jpeg, palette_png, png
+from vader.scenes.frame import CLASSES, KINDS, Frame
+from vader.scenes.layouts import LAYOUTS, choose_workers, in_order, nyu, progress, write
+from vader.scenes.layouts.davis import clips, locate, palette
+from vader.scenes.layouts.nyu import raw_depth
+from vader.scenes.layouts.order import is_val
+from vader.scenes.layouts.outlines import pieces, polygons, traced
+from vader.scenes.layouts.voc import boundary, colour_map
+from vader.scenes.render import render
+from vader.scenes.samples import still
+from vader.scenes.world import SceneConfig, keypoint_names, make_world
+
+# pycocotools' arrays are older than numpy 2's copy keyword.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+COUNT, WIDTH, HEIGHT, SEED = 6, 96, 64, 11
+COUNTS = {"davis": 26}
+TRAIN, VAL = [0, 1, 2, 3, 5], [4]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of each layout."""
+    place = tmp_path_factory.mktemp("sets")
+    for layout in LAYOUTS:
+        write(place / layout, layout, count=COUNTS.get(layout, COUNT), width=WIDTH, height=HEIGHT, seed=SEED, workers=1)
+    return place
+
+
+def frame(index: int, setting: str = "mixed") -> Frame:
+    return still(SceneConfig(setting=setting), SEED, WIDTH, HEIGHT, index)
+
+
+def close(picture: Any, pixels: np.ndarray) -> bool:
+    """Whether a JPEG's pixels are those it was made of, but for its losses."""
+    decoded = np.asarray(picture.convert("RGB"), np.float64)
+    return decoded.shape == pixels.shape and bool(np.abs(decoded - pixels).mean() < 4)
+
+
+def digest(folder: Path) -> str:
+    """Of all names and bytes in a folder."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        total.update(f"{path.relative_to(folder)}\n".encode())
+        if path.is_file():
+            total.update(hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+# --- Encoding -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (5, 7, 4)])
+def test_png_keeps_every_value(shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(values)))), values)
+
+
+def test_png_of_16_bits() -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7), dtype=np.uint16)
+    image = Image.open(io.BytesIO(png(values)))
+    assert image.mode == "I;16"
+    assert np.array_equal(np.asarray(image), values)
+
+
+def test_palette_png() -> None:
+    values = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
+    image = Image.open(io.BytesIO(palette_png(values, colour_map())))
+    assert image.mode == "P"
+    assert np.array_equal(np.asarray(image), values)
+    assert np.array_equal(np.asarray(image.convert("RGB")), colour_map()[values])
+
+
+def test_jpeg(photo: np.ndarray) -> None:
+    image = Image.open(io.BytesIO(jpeg(photo)))
+    assert image.format == "JPEG"
+    assert close(image, photo)
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[:, ::2, 0] = 255  # columns of one pixel: nothing is left of them where colour has half the resolution
+    assert np.abs(np.asarray(Image.open(io.BytesIO(jpeg(red)))).astype(int) - red).mean() < 2
+
+
+# --- Outlines -----------------------------------------------------------------------------------------------------
+
+
+def masks() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    drawn = [rng.random((h, w)) < share for h, w, share in ((9, 13, 0.5), (20, 30, 0.7), (40, 25, 0.6), (16, 16, 0.95))]
+    smooth = np.array(Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).resize((60, 40))) > 120
+    ring = np.ones((7, 9), bool)
+    ring[2:5, 3:6] = False
+    touching = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]], bool)
+    return [*drawn, smooth, ring, touching, np.ones((1, 1), bool), np.eye(4, dtype=bool), np.ones((3, 5), bool)]
+
+
+@pytest.mark.parametrize("mask", masks(), ids=range(len(masks())))
+def test_cocos_tools_get_the_mask_back_from_its_outline(mask: np.ndarray) -> None:
+    found = polygons(mask)
+    flat = [[float(x) for corner in polygon for x in corner] for polygon in found]
+    assert all(len(polygon) >= 8 for polygon in flat), "four numbers would be a box to COCO's tools"
+    encoded = coco_mask.merge(coco_mask.frPyObjects(flat, *mask.shape))
+    assert np.array_equal(coco_mask.decode(encoded).astype(bool), mask)
+    assert len(found) == len(pieces(mask))
+
+
+def test_pieces_hang_together_by_edges_and_make_the_mask() -> None:
+    for mask in masks():
+        whole = np.zeros(mask.shape, int)
+        for piece, (x, y) in pieces(mask):
+            whole[y : y + piece.shape[0], x : x + piece.shape[1]] += piece
+        assert np.array_equal(whole, mask)
+    assert len(pieces(np.eye(4, dtype=bool))) == 4
+
+
+@pytest.mark.parametrize("mask", masks(), ids=range(len(masks())))
+def test_a_traced_piece_is_painted_with_its_holes(mask: np.ndarray) -> None:
+    from scipy.ndimage import binary_fill_holes
+
+    for piece, _ in pieces(mask):
+        image = Image.new("L", piece.shape[::-1])
+        ImageDraw.Draw(image).polygon(traced(piece), fill=1)
+        assert np.array_equal(np.asarray(image) > 0, binary_fill_holes(piece))
+
+
+# --- Plain pictures -----------------------------------------------------------------------------------------------
+
+
+def test_images(sets: Path) -> None:
+    files = sorted((sets / "images" / "images").iterdir())
+    assert [path.name for path in files] == [f"{i:06d}.jpg" for i in range(COUNT)]
+    for i, path in enumerate(files):
+        assert close(Image.open(path), frame(i).image)
+
+
+# --- VOC ----------------------------------------------------------------------------------------------------------
+
+
+def test_vocs_colours() -> None:
+    """Some known ones: aeroplane, person, train, tv, void."""
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 15: (192, 128, 128), 19: (128, 192, 0), 20: (0, 64, 128)}
+    for number, colour in (known | {255: (224, 224, 192)}).items():
+        assert tuple(colour_map()[number]) == colour
+    assert len({tuple(colour) for colour in colour_map()}) == 256
+
+
+def void_by_loops(regions: np.ndarray, reach: int) -> np.ndarray:
+    """The definition: another region within `reach` rows and columns."""
+    found = np.zeros(regions.shape, bool)
+    for y, x in np.ndindex(regions.shape):
+        near = regions[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        found[y, x] = (near != regions[y, x]).any()
+    return found
+
+
+def test_the_void_is_two_pixels_on_each_side() -> None:
+    regions = np.zeros((10, 12), np.uint16)
+    regions[:, 6:] = 300
+    assert np.array_equal(boundary(regions, 2)[0], [0] * 4 + [1] * 4 + [0] * 4)
+    regions = np.random.default_rng(2).integers(0, 2, (6, 8)).repeat(4, 0).repeat(4, 1)
+    assert np.array_equal(boundary(regions, 2), void_by_loops(regions, 2))
+
+
+def test_voc_segmentation(sets: Path) -> None:
+    for split, indices in (("train", TRAIN), ("val", VAL), ("trainval", sorted(TRAIN + VAL))):
+        read = datasets.VOCSegmentation(str(sets / "voc"), year="2012", image_set=split, download=False)
+        assert len(read) == len(indices)
+        for (picture, target), i in zip(read, indices, strict=True):
+            one = frame(i)
+            assert target.mode == "P"
+            assert close(picture, one.image)
+            expected = np.zeros((HEIGHT, WIDTH), int)
+            for instance in one.objects:
+                expected[one.instances == instance.number] = 1 + KINDS.index(instance.kind)
+            void = void_by_loops(one.instances, 2)
+            assert np.array_equal(np.asarray(target), np.where(void, 255, expected))
+            values = np.asarray(Image.open(str(read.masks[TRAIN.index(i) if split == "train" else 0])))
+            assert values.dtype == np.uint8
+
+
+def test_voc_objects_and_boxes(sets: Path) -> None:
+    read = datasets.VOCDetection(str(sets / "voc"), year="2012", image_set="trainval", download=False)
+    assert len(read) == COUNT
+    seen = 0
+    for (_, target), i in zip(read, range(COUNT), strict=True):
+        one = frame(i)
+        place = sets / "voc" / "VOCdevkit" / "VOC2012"
+        values = np.asarray(Image.open(place / "SegmentationObject" / f"2012_{i + 1:06d}.png"))
+        void = void_by_loops(one.instances, 2)
+        annotation = target["annotation"]
+        assert annotation["filename"] == f"2012_{i + 1:06d}.jpg"
+        assert annotation["size"] == {"width": str(WIDTH), "height": str(HEIGHT), "depth": "3"}
+        shown = [instance for instance in one.objects if (one.instances == instance.number).any()]
+        shown.sort(key=lambda instance: instance.number)
+        listed = annotation.get("object", [])  # torchvision leaves the word out where there is none
+        assert len(listed) == len(shown)
+        for number, (instance, told) in enumerate(zip(shown, listed, strict=True), 1):
+            mask = one.instances == instance.number
+            assert np.array_equal(values == number, mask & ~void)
+            ys, xs = np.nonzero(mask)
+            box = {"xmin": xs.min() + 1, "ymin": ys.min() + 1, "xmax": xs.max() + 1, "ymax": ys.max() + 1}
+            assert told["bndbox"] == {name: str(value) for name, value in box.items()}
+            assert told["name"] == instance.kind
+            edge = xs.min() == 0 or ys.min() == 0 or xs.max() == WIDTH - 1 or ys.max() == HEIGHT - 1
+            assert told["truncated"] == str(int(edge))
+            seen += 1
+        assert np.array_equal(values == 255, void)
+    assert seen > COUNT
+    assert (sets / "voc" / "classes.txt").read_text().split() == ["background", *KINDS]
+    ElementTree.parse(place / "Annotations" / "2012_000001.xml")
+
+
+# --- Cityscapes ---------------------------------------------------------------------------------------------------
+
+OFFICIAL = {one.name: one for one in datasets.Cityscapes.classes}
+CITYSCAPES = {
+    "clutter": "static", "ground": "terrain", "wall": "wall", "sky": "sky", "mug": "static", "table": "static",
+    "chair": "static", "lamp": "pole", "tree": "vegetation", "house": "building", "car": "car", "animal": "dynamic",
+}  # fmt: skip
+
+
+def city(place: Path, split: str, *targets: str) -> Any:
+    return datasets.Cityscapes(str(place / "cityscapes"), split=split, target_type=list(targets))
+
+
+@pytest.mark.parametrize(("split", "indices"), [("train", TRAIN), ("val", VAL)])
+def test_cityscapes(sets: Path, split: str, indices: list[int]) -> None:
+    read = city(sets, split, "semantic", "instance", "color", "polygon")
+    assert len(read) == len(indices)
+    for at in range(len(read)):
+        i = int(Path(read.images[at]).name.split("_")[1])
+        assert i in indices
+        one = frame(i, "landscape")
+        picture, (semantic, instance, colour, _) = read[at]
+        assert np.array_equal(np.asarray(picture), one.image)
+        expected = np.array([OFFICIAL[CITYSCAPES[name]].id for name in CLASSES])[one.classes]
+        assert semantic.mode == "L"
+        assert np.array_equal(np.asarray(semantic), expected)
+        assert colour.mode == "RGBA"
+        colours = np.array([(*OFFICIAL[CITYSCAPES[name]].color, 255) for name in CLASSES])[one.classes]
+        assert np.array_equal(np.asarray(colour), colours)
+        values = np.asarray(instance)
+        assert instance.mode in ("I", "I;16")
+        car = one.classes == CLASSES.index("car")
+        assert np.array_equal(values[~car], expected[~car])
+        pairs = set(zip(one.instances[car].tolist(), values[car].tolist(), strict=True))
+        numbers = sorted(value for _, value in pairs)
+        assert numbers == [26000 + k for k in range(len({number for number, _ in pairs}))]
+
+
+def painted(annotation: dict[str, Any], instances: bool) -> np.ndarray:
+    """As Cityscapes' own tools make labelIds and instanceIds of polygons."""
+    image = Image.new("I", (annotation["imgWidth"], annotation["imgHeight"]), 0)
+    counts: dict[str, int] = {}
+    for one in annotation["objects"]:
+        label, value = one["label"].removesuffix("group"), OFFICIAL[one["label"].removesuffix("group")].id
+        if instances and OFFICIAL[label].has_instances and label == one["label"]:
+            value = value * 1000 + counts.get(label, 0)
+            counts[label] = counts.get(label, 0) + 1
+        ImageDraw.Draw(image).polygon([tuple(corner) for corner in one["polygon"]], fill=value)
+    return np.asarray(image)
+
+
+def test_cityscapes_polygons_give_the_maps_back(tmp_path: Path) -> None:
+    write(tmp_path / "cityscapes", "cityscapes", count=16, width=160, height=96, seed=5, workers=1,
+          config=SceneConfig(setting="mixed"))  # fmt: skip
+    cars = 0
+    for split in ("train", "val"):
+        for _, (semantic, instance, annotation) in city(tmp_path, split, "semantic", "instance", "polygon"):
+            assert np.array_equal(painted(annotation, False), np.asarray(semantic))
+            again, values = painted(annotation, True), np.asarray(instance).astype(int)
+            other = again != values  # the smaller pieces of a car, which have no number in polygons
+            assert (again[other] == 26).all()
+            assert (values[other] >= 26000).all()
+            shown = np.unique(values[values >= 26000])
+            assert all((again == number).any() for number in shown)
+            cars += len(shown)
+    assert cars, "there was something to see"
+    assert len({path.name for path in (tmp_path / "cityscapes" / "leftImg8bit").glob("*/*")}) == 3
+
+
+# --- NYU ----------------------------------------------------------------------------------------------------------
+
+
+def letters(file: h5py.File, name: str) -> list[str]:
+    """A cell of strings, as those read it who use NYU."""
+    return ["".join(chr(c[0]) for c in file[reference]) for reference in file[name][0]]
+
+
+def test_nyu(sets: Path) -> None:
+    with h5py.File(sets / "nyu" / "nyu_depth_v2_labeled.mat") as file:
+        shapes = {name: (file[name].shape, file[name].dtype.str) for name in nyu.ARRAYS}
+        maps = (COUNT, WIDTH, HEIGHT)
+        assert shapes == {
+            "images": ((COUNT, 3, WIDTH, HEIGHT), "|u1"), "depths": (maps, "<f4"), "rawDepths": (maps, "<f4"),
+            "labels": (maps, "<u2"), "instances": (maps, "|u1"),
+        }  # fmt: skip
+        assert letters(file, "names") == list(CLASSES)
+        assert letters(file, "sceneTypes") == ["room"] * COUNT
+        assert len(set(letters(file, "scenes"))) == COUNT
+        assert len(letters(file, "rawDepthFilenames")) == len(letters(file, "rawRgbFilenames")) == COUNT
+        for i in range(COUNT):
+            one = frame(i, "room")
+            assert np.array_equal(file["images"][i].T, one.image)
+            assert np.array_equal(file["depths"][i].T, one.depth)
+            assert np.array_equal(file["rawDepths"][i].T, raw_depth(one))
+            labels, instances = file["labels"][i].T, file["instances"][i].T
+            assert np.array_equal(np.array(letters(file, "names"))[labels - 1], np.array(CLASSES)[one.classes])
+            pairs = set(zip(one.instances.ravel().tolist(), instances.ravel().tolist(), strict=True))
+            assert [new for _, new in sorted(pairs)] == list(range(len(pairs)))
+            assert (0, 0) in pairs
+        for name, words in (("images", b"uint8"), ("depths", b"single"), ("labels", b"uint16"), ("names", b"cell")):
+            assert file[name].attrs["MATLAB_class"] == words
+        assert file[file["names"][0, 0]].attrs["MATLAB_class"] == b"char"
+
+
+def test_nyus_files_are_matlabs(sets: Path) -> None:
+    content = (sets / "nyu" / "nyu_depth_v2_labeled.mat").read_bytes()
+    assert content.startswith(b"MATLAB 7.3 MAT-file, ")
+    assert content[124:128] == b"\x00\x02IM"
+    assert content[512:520] == b"\x89HDF\r\n\x1a\n"
+    assert content[520] == 0, "the superblock that MATLAB's own files have"
+    with pytest.raises(NotImplementedError, match="HDF"):  # so scipy knows it for a 7.3 file
+        scipy.io.loadmat(sets / "nyu" / "nyu_depth_v2_labeled.mat")
+    splits = scipy.io.loadmat(sets / "nyu" / "splits.mat")
+    assert splits["trainNdxs"].tolist() == [[i + 1] for i in TRAIN]
+    assert splits["testNdxs"].tolist() == [[i + 1] for i in VAL]
+
+
+def test_raw_depth_has_the_holes_of_a_sensor() -> None:
+    """By loops from the definition: frame, grazing surfaces, steps."""
+    for i in range(3):
+        one = frame(i, "mixed")
+        raw, edge = raw_depth(one), max(1, round(0.02 * HEIGHT))
+        near = np.minimum(one.depth, 20)
+        holes = np.zeros((HEIGHT, WIDTH), bool)
+        for y, x in np.ndindex(HEIGHT, WIDTH):
+            framed = min(x, y, WIDTH - 1 - x, HEIGHT - 1 - y) < edge
+            ray = np.array([x + 0.5 - WIDTH / 2, y + 0.5 - HEIGHT / 2, one.camera.focal])
+            cosine = -one.normals[y, x] @ ray / np.linalg.norm(ray)
+            around = near[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
+            step = around.max() - around.min() > 0.1 * near[y, x]
+            holes[y, x] = framed or step or cosine < np.sin(np.radians(10)) or one.depth[y, x] > 10
+        assert (holes != (raw == 0)).mean() < 1e-3  # a rounding may decide otherwise
+        assert np.array_equal(raw[raw > 0], one.depth[raw > 0])
+        assert 0.05 < holes.mean() < 0.9
+
+
+# --- DAVIS --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "lengths"),
+    [(2, [2]), (24, [24]), (25, [23, 2]), (26, [24, 2]), (48, [24, 24]), (49, [24, 23, 2]), (60, [24, 24, 12])],
+)
+def test_clips(count: int, lengths: list[int]) -> None:
+    assert clips(count) == lengths
+    places = [(clip, t) for clip, length in enumerate(lengths) for t in range(length)]
+    assert [locate(count, i) for i in range(count)] == places
+
+
+def test_davis_palette() -> None:
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 9: (191, 0, 0), 18: (0, 191, 0), 21: (128, 64, 128), 22: (22, 22, 22)}
+    for number, colour in known.items():
+        assert tuple(palette()[number]) == colour
+
+
+def test_davis(sets: Path) -> None:
+    root = sets / "davis"
+    names = {split: (root / "ImageSets" / "2017" / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    assert names == {"train": ["scene-0000"], "val": ["scene-0001"]}
+    for clip, (sequence, length) in enumerate((("scene-0000", 24), ("scene-0001", 2))):
+        pictures = sorted((root / "JPEGImages" / "480p" / sequence).iterdir())
+        annotations = sorted((root / "Annotations" / "480p" / sequence).iterdir())
+        assert [path.stem for path in pictures] == [path.stem for path in annotations]
+        assert [path.stem for path in pictures] == [f"{t:05d}" for t in range(length)]
+        world = make_world(SceneConfig(), SEED, clip)
+        first = render(world, world.camera(WIDTH, HEIGHT))
+        numbers = [number for number in np.unique(first.instances) if number]
+        for t in (0, 1, length - 1):
+            one = render(world, world.camera(WIDTH, HEIGHT, t / 10), t / 10)
+            image = Image.open(annotations[t])
+            assert image.mode == "P"
+            assert image.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+            expected = np.zeros((HEIGHT, WIDTH), int)
+            for new, number in enumerate(numbers, 1):
+                expected[one.instances == number] = new
+            assert np.array_equal(np.asarray(image), expected)
+            assert close(Image.open(pictures[t]), one.image)
+        assert np.asarray(Image.open(annotations[0])).max() == len(numbers) > 0
+
+
+# --- COCO ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "indices"), [("train", TRAIN), ("val", VAL)])
+@pytest.mark.parametrize("task", ["instances", "keypoints"])
+def test_coco(sets: Path, split: str, indices: list[int], task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    read = COCO(sets / "coco" / "annotations" / f"{task}_{split}2017.json")
+    assert sorted(read.getImgIds()) == [i + 1 for i in indices]
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == list(KINDS)
+    seen = 0
+    for i in indices:
+        one, (info,) = frame(i), read.loadImgs(i + 1)
+        assert close(Image.open(sets / "coco" / f"{split}2017" / info["file_name"]), one.image)
+        shown = [instance for instance in one.objects if (one.instances == instance.number).any()]
+        annotations = read.loadAnns(read.getAnnIds(imgIds=[i + 1]))
+        assert len(annotations) == len(shown)
+        for instance, told in zip(shown, annotations, strict=True):
+            mask = one.instances == instance.number
+            assert np.array_equal(read.annToMask(told).astype(bool), mask)
+            assert told["area"] == mask.sum()
+            assert coco_mask.toBbox(read.annToRLE(told)).tolist() == told["bbox"]
+            assert told["iscrowd"] == 0
+            (category,) = read.loadCats(told["category_id"])
+            assert category["name"] == instance.kind
+            if task == "keypoints":
+                names = category["keypoints"]
+                assert names == list(keypoint_names(instance.kind))
+                assert {x for pair in category["skeleton"] for x in pair} <= set(range(1, len(names) + 1))
+                assert all(a != b for a, b in category["skeleton"])
+                check_keypoints(instance, told)
+            else:
+                assert "keypoints" not in told
+            seen += 1
+    assert seen
+
+
+def check_keypoints(instance: Any, told: dict[str, Any]) -> None:
+    values = np.array(told["keypoints"]).reshape(-1, 3)
+    assert len(values) == len(instance.keypoints) >= 6
+    for (x, y, v), point, visible, ahead in zip(
+        values, instance.keypoints, instance.visible, instance.in_front, strict=True
+    ):
+        inside = ahead and 0 <= point[0] <= WIDTH and 0 <= point[1] <= HEIGHT
+        assert v == (2 if inside and visible else 1 if inside else 0)
+        assert np.allclose((x, y), point - 0.5 if inside else 0, atol=0.0051)
+    assert told["num_keypoints"] == (values[:, 2] > 0).sum()
+
+
+def test_cocos_evaluation_finds_the_truth_perfect(sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.cocoeval import COCOeval
+
+    truth = COCO(sets / "coco" / "annotations" / "instances_train2017.json")
+    found = [
+        {"image_id": one["image_id"], "category_id": one["category_id"], "bbox": one["bbox"], "score": 1.0,
+         "segmentation": truth.annToRLE(one)}
+        for one in truth.loadAnns(truth.getAnnIds())
+    ]  # fmt: skip
+    for kind in ("bbox", "segm"):
+        exam = COCOeval(truth, truth.loadRes(found), kind)
+        exam.evaluate()
+        exam.accumulate()
+        exam.summarize()
+        assert exam.stats[0] > 0.999
+
+
+# --- All layouts --------------------------------------------------------------------------------------------------
+
+
+def test_the_split() -> None:
+    assert not is_val(0, 1)
+    for count in range(2, 200):
+        val = sum(is_val(i, count) for i in range(count))
+        assert 1 <= val < count
+        assert abs(val - count / 5) <= 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_same_seed_gives_the_same_bytes(layout: str, sets: Path, tmp_path: Path) -> None:
+    count = COUNTS.get(layout, COUNT)
+    write(tmp_path / "again", layout, count=count, width=WIDTH, height=HEIGHT, seed=SEED, workers=1)
+    assert digest(tmp_path / "again") == digest(sets / layout)
+    write(tmp_path / "other", layout, count=2, width=WIDTH, height=HEIGHT, seed=SEED + 1, workers=1)
+    write(tmp_path / "third", layout, count=2, width=WIDTH, height=HEIGHT, seed=SEED + 2, workers=1)
+    for name in ("other", "third"):
+        (tmp_path / name / "scenes.json").unlink()
+    assert digest(tmp_path / "other") != digest(tmp_path / "third")
+
+
+def test_scenes_json(sets: Path) -> None:
+    for layout in LAYOUTS:
+        told = json.loads((sets / layout / "scenes.json").read_text())
+        assert told["layout"] == layout
+        assert told["seed"] == SEED
+        assert told["count"] == COUNTS.get(layout, COUNT)
+        assert told["size"] == {"height": HEIGHT, "width": WIDTH}
+        assert told["generator"].startswith("vader ")
+        assert SceneConfig(**told["config"]).setting == LAYOUTS[layout].setting
+    assert json.loads((sets / "voc" / "scenes.json").read_text())["classes"]["animal"] == 8
+    assert (told["train"], told["val"]) == (5, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"layout": "kitti"}, "--layout: expected one of images, voc"),
+        ({"count": 0}, "--count: expected at least 1 for voc, got 0"),
+        ({"layout": "davis", "count": 1}, "--count: expected at least 2 for davis, got 1"),
+        ({"width": 31}, "--size: expected 32 to 4096 px a side, got 64x31"),
+        ({"height": 4097}, "--size: expected 32 to 4096 px a side, got 4097x96"),
+        ({"workers": 0}, "--workers: expected at least 1, got 0"),
+    ],
+)
+def test_bad_orders(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    order: dict[str, Any] = {"layout": "voc", "count": 3, "width": WIDTH, "height": HEIGHT} | changes
+    with pytest.raises(BadInput, match=told):
+        write(tmp_path / "out", **order)
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_you_are_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match="where you are"):
+        write(Path("."), "images", count=1)
+    write(Path("inside"), "images", count=1, width=32, height=32)
+    assert (tmp_path / "inside" / "images" / "000000.jpg").is_file()
+
+
+def test_a_missing_library_is_told_before_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vader.scenes.layouts.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"pip install 'vader-dense\[scenes\]'"):
+        write(tmp_path / "out", "nyu", count=3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_clips_of_empty_worlds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="worlds without any"):
+        write(tmp_path / "out", "davis", count=2, width=32, height=32, config=SceneConfig(objects=(0, 0)), workers=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_comes_every_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(np.arange(0, 100, 0.5))
+    monkeypatch.setattr("vader.scenes.layouts.time.monotonic", lambda: next(now))
+    lines: list[str] = []
+    assert list(progress(iter(range(9)), 9, lines.append)) == list(range(9))
+    assert lines == ["4 of 9 pictures, 2.0/s, 2 s left", "8 of 9 pictures, 2.0/s, 0 s left"]
+
+
+def test_few_pixels_are_not_worth_other_processes() -> None:
+    assert choose_workers(1) == 1
+    assert list(in_order(abs, 5, 1)) == [0, 1, 2, 3, 4]
+
+
+# --- The command --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_and_two_workers(sets: Path, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "out"
+    words = ["--layout", "coco", "--count", COUNT, "--size", f"{HEIGHT}x{WIDTH}", "--seed", SEED]
+    done = vader("scenes", out, *words, "--workers", 2, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told.pop("out") == str(out)
+    assert told == json.loads((out / "scenes.json").read_text())
+    assert digest(out) == digest(sets / "coco")
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--size", "five"], "--size: expected HxW in pixels, such as 480x640, got 'five'"),
+        (["--size=-64x64"], "--size: expected HxW"),
+        (["--size", "0x0"], "--size: expected 32 to 4096"),
+        (["--count=-1"], "--count: expected at least 1"),
+        (["--set", "fog=1"], "--set: fog: Extra inputs are not permitted"),
+        (["--set", "setting=attic"], "--set: setting: "),
+    ],
+)
+def test_bad_input(words: list[str], told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=told):
+        app(["scenes", str(tmp_path / "out"), "--layout", "coco", *words], exit_on_error=False, print_error=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_layout_is_wrong_usage(tmp_path: Path) -> None:
+    with pytest.raises(CycloptsError, match="kitti"):
+        app(["scenes", str(tmp_path / "out"), "--layout", "kitti"], exit_on_error=False, print_error=False)
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match=f"expected a new or empty folder, {tmp_path}/mine is not empty"):
+        write(tmp_path / "mine", "voc", count=2)
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["years of work"]
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "empty", "images", count=1, width=32, height=32)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
+def test_an_interrupt_leaves_nothing(stop: signal.Signals, workers: int, tmp_path: Path) -> None:
+    process = start("scenes", tmp_path / "out", "--layout", "voc", "--count", 100_000, "--workers", workers)
+    try:
+        until = time.monotonic() + 90
+        while not list(tmp_path.glob(".out.*/VOCdevkit/VOC2012/JPEGImages/*")):
+            assert time.monotonic() < until
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)  # Ctrl-C reaches all
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, stderr
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Any:
+    """A disk of 256 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk(tiny_disk: Path) -> None:
+    done = vader("scenes", tiny_disk / "out", "--layout", "nyu", "--count", 40, "--size", "64x96", "--quiet")
+    assert done.returncode == 1
+    assert done.stderr == f"vader: {tiny_disk}/out: No space left on device; make room or choose another place\n"
+    assert not list(tiny_disk.iterdir())
+
+
+@pytest.mark.parametrize("layout", ["coco", "davis"])
+def test_a_full_disk_in_other_layouts(layout: str, tiny_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write(tiny_disk / "out", layout, count=50, width=320, height=320, workers=1)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == f"{tiny_disk}/out"
+    assert not list(tiny_disk.iterdir())
