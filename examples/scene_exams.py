@@ -37,11 +37,11 @@ class Counts:
 
     train: int = 200  # of segmentation, and as many rooms for depth
     test: int = 100
-    clips: int = 10
-    frames: int = 16
+    clips: int = 8
+    frames: int = 12
     pairs: int = 80
     size: int = 128
-    clip_size: tuple[int, int] = (160, 96)  # width, height
+    clip_size: tuple[int, int] = (256, 160)  # width, height
 
 
 @dataclass(frozen=True)

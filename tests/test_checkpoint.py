@@ -71,6 +71,23 @@ def test_a_model_comes_back_bit_for_bit(kind: str, tmp_path: Path) -> None:
         assert torch.equal(load_model(tmp_path).embed(pixels), source.embed(pixels))
 
 
+def test_a_models_own_normalisation_wins_over_timms(tmp_path: Path) -> None:
+    own = {"mean": [0.1, 0.5, 0.3], "std": [0.4, 0.2, 0.9]}
+    source = lived_in()
+    save_model(tmp_path / "model.safetensors", source.state_dict(), CONFIG, {"normalisation": own})
+    loaded = load_model(tmp_path)
+    pixels = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(own[name]).view(3, 1, 1) for name in ("mean", "std"))
+    as_if = (pixels - mean) / std * source.encoder.std + source.encoder.mean  # what timm's numbers turn into the same
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.embed(pixels), source.embed(as_if), atol=1e-4, rtol=1e-3)
+        assert float((loaded.embed(pixels) - source.embed(pixels)).abs().max()) > 0.01
+    for wrong in ({"mean": [0.1, 0.2], "std": [1, 1, 1]}, {"mean": [0, 0, 0], "std": [1, 0, 1]}, {"mean": 3}, "mean"):
+        save_model(tmp_path / "model.safetensors", source.state_dict(), CONFIG, {"normalisation": wrong})
+        with pytest.raises(BadCheckpoint, match="do not fit its card"):
+            load_model(tmp_path)
+
+
 def test_the_card_names_the_files_hash(model: Path) -> None:
     from hashlib import sha256
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ def test_the_public_names() -> None:
     assert package.recipes.RECIPES.keys() == {"paper", "default", "quick"}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = package.nothing
+
+
+@pytest.mark.parametrize("first", ["from vader import PretrainConfig, pretrain", "import vader.pretrain"])
+def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos: Path, tmp_path: Path) -> None:
+    """In a fresh process: the file of the same name may not take the function's place."""
+    code = f"""
+        {first}
+        import vader
+        vader.PretrainConfig
+        from vader import pretrain
+        from vader.pretrain import PretrainConfig, rate
+        import vader.run, vader.pretrain, vader.health
+        assert vader.pretrain is pretrain and pretrain.__name__ == "pretrain", vader.pretrain
+        assert vader.PretrainConfig is PretrainConfig
+        assert vader.recipes.__name__ == "vader.recipes" and vader.health.__name__ == "vader.health"
+        network = dict(encoder="test_resnet", dim=8, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
+        config = PretrainConfig(
+            images={str(photos)!r}, out={str(tmp_path / "run")!r}, steps=1, batch=2, points=4, queue=16, bn_groups=1,
+            network=network, views=dict(size=32), workers=0, held_out=2,
+        )
+        assert vader.load(vader.pretrain(config, quiet=True)).config.dim == 8
+    """
+    code = textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
 
 
 # --- Wrong usage: 2 -----------------------------------------------------------------------------------------------
@@ -313,6 +339,16 @@ def test_flags_win_over_set_wins_over_the_file_wins_over_the_recipe(photos: Path
         ({"steps": 0}, "steps"),
         ({"queue": 0}, "queue"),
         ({"size": 33}, "views.size"),
+        ({"set": ["views.scale=[0.5, 0.2]"]}, "scale: expected 0 < low <= high <= 1, got 0.5 and 0.2"),
+        ({"set": ["views.scale=[0.5, 1.5]"]}, "views: scale"),
+        ({"set": ["views.scale=[0.0, 0.5]"]}, "views: scale"),
+        ({"set": ["views.ratio=[0.0, 1.0]"]}, "views: ratio: expected 0 < low"),
+        ({"set": ["views.ratio=[1.0, inf]"]}, "views: ratio"),
+        ({"set": ["views.ratio=[nan, 1.0]"]}, "views: ratio"),
+        ({"set": ["views.sigma=[-0.1, 2.0]"]}, "views: sigma: expected 0 <= low"),
+        ({"set": ["views.sigma=[2.0, 0.1]"]}, "views: sigma"),
+        ({"set": ["views.sigma=[0.1, 30.0]"]}, "<= high <= 24"),
+        ({"batch": 32, "set": ["devices=3"]}, "batch 32 must be a multiple of 3 processes"),
         ({"epochs": -1.0}, "--epochs: expected a number above 0"),
         ({"epochs": float("nan")}, "--epochs"),
         ({"epochs": float("inf")}, "--epochs"),
@@ -329,6 +365,7 @@ def test_settings_that_are_wrong_are_named(given: dict[str, Any], told: str, pho
     with pytest.raises(BadInput) as caught:
         config(photos, **given)
     assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_values_are_read_as_toml_reads_them() -> None:
@@ -419,6 +456,8 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
         np.testing.assert_allclose(one.astype(np.float32), truth.numpy(), atol=2e-3)
     with pytest.raises(BadInput, match="another model, size, precision or image list"):
         embed_to_disk(network, list_images(mixed), out, identity=network.card["sha256"], size=64)
+    with pytest.raises(BadInput, match="another model, size, precision or image list"):
+        embed_to_disk(network, list_images(mixed), out, identity=network.card["sha256"], precision="bf16")
     with pytest.raises(BadInput, match="expected a new or empty folder"):
         embed_to_disk(network, list_images(mixed), mixed, identity=network.card["sha256"])
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vader import contrast
 from vader.contrast import Contrast, Queue, choose_enqueued, farther_than, info_nce, queue_logsumexp, update_teacher
@@ -157,6 +158,37 @@ def test_the_size_of_the_blocks_does_not_matter(block: int, own: bool, monkeypat
     told = info_nce(**given)
     assert float(told.loss.detach()) == pytest.approx(float(whole.detach()), abs=1e-10)
     torch.testing.assert_close(torch.autograd.grad(told.loss, given["queries"])[0], expected, atol=1e-10, rtol=1e-10)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many elements the largest tensor had that any operation made, backward passes included."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, Tensor):
+                self.most = max(self.most, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_logits_are_never_held_whole(own: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound that the docstring states: a block of logits, (N, D) and the queue itself, but never (N, Q)."""
+    rows, length, block = 64, 20_000, 1 << 14
+    monkeypatch.setitem(contrast.BLOCK_LOGITS, "cpu", block)
+    queries, keys = unit(rows, D, seed=0).requires_grad_(), unit(length, D, seed=1)
+    images = (torch.arange(rows) // 8, torch.arange(length) % 40) if own else (None, None)
+    with Largest() as blocks:
+        told = info_nce(queries, queries.detach(), keys, query_image=images[0], negative_image=images[1])
+        told.loss.backward()
+    assert queries.grad is not None
+    assert queries.grad.any()
+    assert blocks.most <= max(block, rows * D, length * D) < rows * length / 10
+    with Largest() as whole:
+        (queries @ keys.T / 0.07).logsumexp(1).sum().backward()
+    assert whole.most >= rows * length, "the counting counts"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

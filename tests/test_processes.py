@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from samples import VADER, environment, pretrain, pretrain_words, start, vader
 
 from vader.checkpoint import states
+from vader.feed import StepSampler, split
 
 # The teacher moves fast, so that what one step does wrong shows in the next; rates beyond these make rounding errors
 # grow by ten a step.
@@ -128,6 +130,47 @@ def all_gone_within(seconds: float, group: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+@pytest.fixture(scope="module")
+def partly_broken(photos: Path, place: Path) -> tuple[Path, set[str]]:
+    """72 images, of which eight are broken: all in the second process's share of the first epoch, and none among the
+    files that are read before the first step."""
+    folder, names = place / "partly-broken", [f"{i:02d}.jpg" for i in range(72)]
+    _, members = split(72, 2, 0)
+    sampled = set(members[np.linspace(0, len(members) - 1, 32).astype(int)].tolist())
+    steps = iter(StepSampler(len(members), 8, 0, 0, rank=1, world=2))
+    shares = [int(members[place]) for _ in range(STEPS) for _, place in next(steps)]
+    broken = {names[index] for index in [index for index in shares if index not in sampled][:8]}
+    folder.mkdir()
+    for i, name in enumerate(names):
+        if name in broken:
+            (folder / name).write_text("This is no picture.")
+        else:
+            (folder / name).symlink_to(photos / f"{i % 12:02d}.jpg")
+    assert len(broken) == 8
+    return folder, broken
+
+
+def test_unreadable_files_of_every_process_are_named_and_counted(
+    partly_broken: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    images, broken = partly_broken
+    done = pretrain(images, tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.5})
+    assert done.returncode == 0, done.stderr
+    skipped = {one["name"] for one in json.loads((tmp_path / "run" / "record.json").read_text())["skipped"]}
+    assert skipped == broken
+    assert all(done.stderr.count(f"warning: skipped {name}") == 1 for name in broken), done.stderr
+
+
+def test_too_many_unreadable_files_stop_all_processes_alike(
+    partly_broken: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    done = pretrain(partly_broken[0], tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.05})
+    assert done.returncode == 1
+    assert "more than the allowed share of 0.05" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
 def test_bad_input_is_one_line_from_one_process(photos: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ app = App(
     name="vader",
     version=__version__,
     help="Unsupervised learning of dense visual representations: learn from a folder of images, embed every pixel.",
+    suppress_keyboard_interrupt=False,  # `main` says what it has to say
 )
 
 Device = Literal["auto", "cpu", "cuda"]

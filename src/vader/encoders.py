@@ -3,13 +3,14 @@
 Axes: B images, C channels, D embedding, H W pixels, h w cells.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vader.checkpoint import load_model
@@ -72,6 +73,31 @@ def fresh_encoder(config: NetworkConfig, name: str, seed: int = 0, device: str |
         torch.manual_seed(seed)
         network = build(config)
     return _from_network(network.eval().to(device), name, device)
+
+
+@torch.no_grad()
+def reduce_by_pca(encoder: DenseEncoder, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], dim: int) -> DenseEncoder:
+    """The encoder with its normalised features centred and turned onto their `dim` main directions over `images`.
+
+    So that encoders of many channels can be held against ours at equal dimension. Raises BadInput for more directions
+    than channels.
+    """
+    if not 1 <= dim <= encoder.channels:
+        raise BadInput(f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {dim}")
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for image in images:
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+        cells = encoder.embed(pixels)[0].flatten(1).T.double()  # (hw, C)
+        count, total, products = count + len(cells), total + cells.sum(0), products + cells.T @ cells
+    mean = total / count
+    _, directions = torch.linalg.eigh(products / count - mean.outer(mean))  # ascending
+    turn = directions[:, -dim:].flip(1).T.float()  # (D, C)
+    offset = turn @ mean.float()
+
+    def features(pixels: Tensor) -> Tensor:
+        return torch.einsum("dc,bchw->bdhw", turn.to(pixels.device), encoder.embed(pixels)) - offset[:, None, None]
+
+    return DenseEncoder(f"{encoder.name}:{dim}", encoder.stride, dim, features)
 
 
 def _from_network(network: Network, name: str, device: str | torch.device) -> DenseEncoder:

@@ -111,23 +111,22 @@ def show_matches(
     return draw.matches(pairs, out / "matches.png", title)
 
 
-def show_similar(
-    network: Network, images: ImageList, out: Path, count: int, at: tuple[float, float] | None, size: int | None,
-    device: str,
-) -> Path:  # fmt: skip
-    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2).
+def find_similar(
+    network: Network, read: list[Shown], at: tuple[float, float] | None, device: str
+) -> tuple[tuple[float, float], list[tuple[float, np.ndarray, np.ndarray, tuple[float, float], str]]]:
+    """Where a pixel of the first image lies as it is shown, and its likeness to all others.
 
-    `at` is in pixels of the image's file, whatever size it is shown to the model at.
+    `at` is (x, y) in pixels of the first image's file, whatever size it is shown at; None is its centre. For the first
+    image, then for the others, the most similar first: the highest cosine, pixels, map of cosines (h, w), the place of
+    the highest and a name. Raises BadInput for a point outside the image.
     """
-    read = read_some(images, max(2, count * SEARCHED), size)
-    name, query, (width, height) = read[0]
-    own_place = at or (width / 2, height / 2)
-    if not (0 <= own_place[0] <= width and 0 <= own_place[1] <= height):
-        raise BadInput(f"--at: expected a point in {width}x{height} px, got {own_place[0]:g},{own_place[1]:g}")
-    place = (own_place[0] * query.shape[1] / width, own_place[1] * query.shape[0] / height)
+    _, query, (width, height) = read[0]
+    x, y = at or (width / 2, height / 2)
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
+    place = (x * query.shape[1] / width, y * query.shape[0] / height)
     first = _map(network, query, device)
-    point = torch.tensor([[place]], dtype=torch.float32)
-    vector = F.normalize(read_at(first[None], point, STRIDE)[0, 0], dim=0)
+    vector = F.normalize(read_at(first[None], torch.tensor([[place]], dtype=torch.float32), STRIDE)[0, 0], dim=0)
     found = []
     for other, image, _ in read[1:]:
         heat = torch.einsum("d,dhw->hw", vector, _map(network, image, device))
@@ -135,11 +134,22 @@ def show_similar(
         at_best = ((best % heat.shape[1] + 0.5) * STRIDE, (best // heat.shape[1] + 0.5) * STRIDE)
         found.append((float(heat.max()), image, heat.numpy(), at_best, Path(other).name))
     found.sort(key=lambda one: -one[0])
-    own = torch.einsum("d,dhw->hw", vector, first).numpy()
-    shown: list[Any] = [(query, own, place, "itself")]
-    shown += [(image, heat, best, f"{label} {score:.2f}") for score, image, heat, best, label in found[:count]]
-    where = f"({own_place[0]:.0f}, {own_place[1]:.0f})"
-    title = f"most similar pixels to {Path(name).name} at {where} among {len(read) - 1} images"
+    own = torch.einsum("d,dhw->hw", vector, first)
+    return place, [(float(own.max()), query, own.numpy(), place, "itself"), *found]
+
+
+def show_similar(
+    network: Network, images: ImageList, out: Path, count: int, at: tuple[float, float] | None, size: int | None,
+    device: str,
+) -> Path:  # fmt: skip
+    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2)."""
+    read = read_some(images, max(2, count * SEARCHED), size)
+    place, found = find_similar(network, read, at, device)
+    shown: list[Any] = [(*found[0][1:4], "itself")]
+    shown += [(image, heat, best, f"{label} {score:.2f}") for score, image, heat, best, label in found[1 : count + 1]]
+    name, query, (width, height) = read[0]
+    x, y = at or (width / 2, height / 2)
+    title = f"most similar pixels to {Path(name).name} at ({x:.0f}, {y:.0f}) among {len(read) - 1} images"
     return draw.similar(query, place, shown, out / "similar.png", title)
 
 

@@ -116,7 +116,8 @@ def meet(
     scene: Snapshot, part: int, origin: Float[np.ndarray, "*N 3"], direction: Float[np.ndarray, "*M 3"]
 ) -> Float[np.ndarray, "*K"]:
     """The smallest t > 0 at which rays of the world meet a part; one of origin and direction may be single."""
-    turn, shift = scene.units[part, :, :3].T, scene.units[part, :, 3]
+    unit = scene.units[part].astype(origin.dtype, copy=False)
+    turn, shift = unit[:, :3].T, unit[:, 3]
     start, along = origin @ turn + shift, direction @ turn
     o, d = (start[..., 0], start[..., 1], start[..., 2]), (along[..., 0], along[..., 1], along[..., 2])
     return intersect(scene.shapes[part], scene.taper(part), o, d)
@@ -133,9 +134,9 @@ def shadowed(
     A part can only shade points that the light sees within the part's bounds, so points and parts are first compared
     in the light's own picture plane, object by object.
     """
-    dark = np.zeros(len(points), bool)
+    dark, light = np.zeros(len(points), bool), light.astype(points.dtype)
     u, v = _seen_from(light, distant, points)
-    corner_u, corner_v = _seen_from(light, distant, scene.corners.reshape(-1, 3))
+    corner_u, corner_v = _seen_from(light, distant, scene.corners.reshape(-1, 3).astype(points.dtype))
     corner_u, corner_v = corner_u.reshape(-1, 8), corner_v.reshape(-1, 8)
     low_u, high_u, low_v, high_v = corner_u.min(1), corner_u.max(1), corner_v.min(1), corner_v.max(1)
     for members in _objects(scene):
@@ -143,7 +144,7 @@ def shadowed(
             (u >= low_u[members].min()) & (u <= high_u[members].max())
             & (v >= low_v[members].min()) & (v <= high_v[members].max())
         )  # fmt: skip
-        for part in members if len(near) else ():
+        for part in members.tolist() if len(near) else ():
             near_u, near_v = u[near], v[near]
             rows = near[
                 (near_u >= low_u[part]) & (near_u <= high_u[part])

@@ -39,7 +39,7 @@ class Model:
         self, start: Point, end: Point, radii: tuple[float, float], surface: Surface, joint: Joint | None = None
     ) -> None:
         """A round rod from start to end, with the radii of its ends."""
-        a, b = np.array(start), np.array(end)
+        a, b = np.array(start, float), np.array(end, float)
         half = float(np.linalg.norm(b - a)) / 2
         taper = (radii[1] / radii[0], 1.0)
         self.parts.append(Part("cone", (radii[0], radii[0], half), surface, along(a, b), taper, joint))

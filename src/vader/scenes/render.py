@@ -6,12 +6,12 @@ points, P parts, E pixels where parts meet.
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Integer
+from jaxtyping import Bool, Float32, Integer
 
 from vader.scenes.camera import Camera
 from vader.scenes.cast import Snapshot, cast_picture, cast_pixels, meet
 from vader.scenes.frame import Frame, Instance
-from vader.scenes.shade import Seen, developed, lights, shade, sky_colours
+from vader.scenes.shade import Seen, developed, lights, order_by_part, shade, sky_colours
 from vader.scenes.things import World
 
 SAMPLES = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)])  # within a pixel
@@ -24,27 +24,29 @@ def render(world: World, camera: Camera, time: float = 0.0) -> Frame:
     depth, parts = cast_picture(scene, camera)
     height, width = parts.shape
     hit, edges = np.flatnonzero(parts >= 0), np.flatnonzero(_borders(parts))
-    rays = camera.directions(camera.pixels())
-    fine = _FineSamples(scene, camera, rays, parts, edges)
-    seen = Seen(
-        scene, camera, np.concatenate([parts.ravel()[hit], fine.which]),
-        np.concatenate([depth.ravel()[hit], fine.depth]), np.concatenate([rays[hit], fine.rays]),
-    )  # fmt: skip
-    lit = lights(world, scene, seen)
+    fine = _FineSamples(scene, camera, parts, edges)
+    which = np.concatenate([parts.ravel()[hit], fine.which])
+    distance = np.concatenate([depth.ravel()[hit], fine.depth])
+    rays = _rays(camera)
+    order = order_by_part(which)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    seen = Seen(scene, camera, which[order], distance[order], np.concatenate([rays[hit], fine.rays])[order])
+    lit = lights(world, scene, seen)[back]
     lit[: len(hit)] = _soften(lit[: len(hit)], hit, parts, edges)
-    shown = shade(world, scene, camera, seen, lit)
+    shown = shade(world, scene, camera, seen, lit[order])[back]
 
     image = np.zeros((height * width, 3), np.float32)
     sky = np.zeros(len(image), bool)
     sky[parts.ravel() < 0] = True
     sky[edges[fine.sky > 0]] = True
-    image[sky] = sky_colours(world.sky, rays[sky].astype(np.float32))
+    image[sky] = sky_colours(world.sky, rays[sky])
     backdrop = image[edges]
     image[hit] = shown[: len(hit)]
     image[edges] = fine.mix(image[edges], shown[len(hit) :], backdrop)
 
     view = np.zeros((height * width, 3), np.float32)
-    view[hit] = seen.facing[: len(hit)] @ camera.pose[:3, :3].astype(np.float32)
+    view[hit] = seen.facing[back[: len(hit)]] @ camera.pose[:3, :3].astype(np.float32)
     return Frame(
         image=developed(image).reshape(height, width, 3),
         classes=world.classes[parts],
@@ -78,6 +80,14 @@ def instances(world: World, scene: Snapshot, camera: Camera, time: float) -> tup
         found.append(Instance(thing.number, thing.kind, pixels[own], visible[own], in_front[own]))
         start += len(thing.keypoints)
     return tuple(found)
+
+
+def _rays(camera: Camera) -> Float32[np.ndarray, "HW 3"]:
+    """`Camera.directions` of all pixels, for colours alone: quicker, in float32."""
+    u = ((np.arange(camera.width) + 0.5 - camera.width / 2) / camera.focal)[:, None] * camera.pose[:3, 0]
+    v = ((np.arange(camera.height) + 0.5 - camera.height / 2) / camera.focal)[:, None] * camera.pose[:3, 1]
+    rays = (v + camera.pose[:3, 2]).astype(np.float32)[:, None] + u.astype(np.float32)
+    return rays.reshape(-1, 3)
 
 
 def _soften(
@@ -114,11 +124,12 @@ class _FineSamples:
     are to be shaded once (`which`, `depth`, `rays`), and weighed by how many rays meet them."""
 
     def __init__(
-        self, scene: Snapshot, camera: Camera, rays: Float[np.ndarray, "HW 3"], parts: Integer[np.ndarray, "H W"],
-        edges: Integer[np.ndarray, "E"],
-    ) -> None:  # fmt: skip
+        self, scene: Snapshot, camera: Camera, parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]
+    ) -> None:
         own = parts.ravel()[edges]
-        rays = rays[edges][:, None] + (SAMPLES / camera.focal) @ camera.pose[:3, :2].T  # (E, 4, 3)
+        rays = (
+            camera.directions(camera.pixels()[edges])[:, None] + (SAMPLES / camera.focal) @ camera.pose[:3, :2].T
+        )  # (E, 4, 3)
         nearest = np.full(rays.shape[:2], np.inf)
         winner = np.full(rays.shape[:2], -1, np.int32)
         for part, rows in _nearby(parts, edges):
@@ -133,7 +144,7 @@ class _FineSamples:
         self.row = row
         self.which = winner[other][first]
         self.depth = nearest[other][first]
-        self.rays = rays[row[first], sample[first]]
+        self.rays = rays[row[first], sample[first]].astype(np.float32)
         self.kept = (winner == own[:, None]).sum(1)
         self.sky = (winner == -1).sum(1) * (own != -1)
 
@@ -159,5 +170,5 @@ def _nearby(parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]) 
     found = around[rows, columns]
     order = np.argsort(found, kind="stable")
     starts = np.flatnonzero(np.diff(found[order], prepend=-1))
-    groups = np.split(rows[order], starts[1:])
-    return [(int(found[order[start]]), group) for start, group in zip(starts, groups, strict=True)]
+    groups = np.split(rows[order], starts[1:])  # one, empty, if there are no borders
+    return [(int(found[order[start]]), group) for start, group in zip(starts, groups, strict=False)]

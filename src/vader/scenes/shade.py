@@ -3,6 +3,8 @@
 Colours are linear until `developed`. Axes: N points, P parts.
 """
 
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Float, Float32, Integer, UInt8
 
@@ -17,36 +19,42 @@ FAR = 90.0  # metres at which the plain melts into the horizon
 
 
 class Seen:
-    """Points that rays of a camera meet: `which` part, `depth`, `points` in the world, `rays` from the camera (unit
-    vectors), normals `facing` it, and `groups`, the rows of each part."""
+    """Points that rays of a camera meet, sorted by part: `which` part, `depth`, `points` in the world, `rays` from the
+    camera (unit vectors), normals `facing` it, and `groups`, the rows of each part. Colours need no more than float32.
+    """
 
     def __init__(
         self, scene: Snapshot, camera: Camera, which: Integer[np.ndarray, "N"], depth: Float[np.ndarray, "N"],
-        rays: Float[np.ndarray, "N 3"],
+        rays: Float32[np.ndarray, "N 3"],
     ) -> None:  # fmt: skip
         self.which, self.depth = which, depth.astype(np.float32)
-        self.points = camera.centre + depth[:, None] * rays
-        self.rays = unit(rays.astype(np.float32))
-        self.groups = by_part(which)
+        self.points = self.depth[:, None] * rays
+        self.points += camera.centre.astype(np.float32)
+        self.rays = unit(rays)
+        self.groups = runs(which)
         self.facing = outward(scene, self.groups, self.points)
         self.facing *= -np.sign(np.einsum("ni,ni->n", self.facing, self.rays))[:, None]
 
 
-def by_part(which: Integer[np.ndarray, "N"]) -> list[tuple[int, Integer[np.ndarray, "M"]]]:
-    """The parts that occur and the rows of each."""
-    order = np.argsort(which.astype(np.int16), kind="stable")  # short integers: numpy counts instead of comparing
-    found = which[order]
-    starts = np.flatnonzero(np.diff(found, prepend=-2))
-    return [(int(found[start]), rows) for start, rows in zip(starts, np.split(order, starts[1:]), strict=False)]
+def order_by_part(which: Integer[np.ndarray, "N"]) -> Integer[np.ndarray, "N"]:
+    """The order that sorts points by part."""
+    return np.argsort(which.astype(np.int16), kind="stable")  # short integers: numpy counts instead of comparing
+
+
+def runs(which: Integer[np.ndarray, "N"]) -> list[tuple[int, slice]]:
+    """The parts that occur in a sorted list, and the rows of each."""
+    starts = np.flatnonzero(np.diff(which, prepend=-2, append=-2)).tolist()
+    return [(int(which[a]), slice(a, b)) for a, b in pairwise(starts)]
 
 
 def outward(
-    scene: Snapshot, groups: list[tuple[int, Integer[np.ndarray, "M"]]], points: Float[np.ndarray, "N 3"]
+    scene: Snapshot, groups: list[tuple[int, slice]], points: Float[np.ndarray, "N 3"]
 ) -> Float32[np.ndarray, "N 3"]:
-    """Unit normals in the world at points of parts; flat parts' along their own z."""
+    """Unit normals in the world at points sorted by part; flat parts' along their own z."""
     found = np.zeros(points.shape, np.float32)
+    units = scene.units.astype(points.dtype)
     for part, rows in groups:
-        turn, shift = scene.units[part, :, :3], scene.units[part, :, 3]
+        turn, shift = units[part, :, :3], units[part, :, 3]
         local = points[rows] @ turn.T + shift
         # A gradient turns by the transpose of the map whose argument it is taken in.
         found[rows] = normals(scene.shapes[part], scene.taper(part), local) @ turn
@@ -64,13 +72,13 @@ def lights(world: World, scene: Snapshot, seen: Seen) -> Float32[np.ndarray, "N"
     if light.distant:
         strength = np.maximum(seen.facing @ light.where.astype(np.float32), 0)
     else:
-        way = (light.where - seen.points).astype(np.float32)
+        way = light.where.astype(np.float32) - seen.points
         square = np.einsum("ni,ni->n", way, way)
         cosine = np.einsum("ni,ni->n", seen.facing, way) / np.sqrt(square)
         strength = np.maximum(cosine, 0) * np.float32(1.6) / (1 + square * np.float32(1 / 2.6**2))
     if world.config.shadows:
         towards = np.flatnonzero(strength > 0)
-        clear = seen.points[towards] + 1e-3 * seen.facing[towards]  # off the surface that it lies on
+        clear = seen.points[towards] + np.float32(1e-3) * seen.facing[towards]  # off the surface that it lies on
         strength[towards[shadowed(scene, clear, light.where, light.distant)]] = 0
     return strength
 
@@ -92,7 +100,7 @@ def shade(
     shown = albedo * received
     glossy = np.flatnonzero((surfaces.gloss[which] > 0) & (lit > 0))
     where = light.where.astype(np.float32)
-    way = np.broadcast_to(where, (len(glossy), 3)) if light.distant else where - seen.points[glossy].astype(np.float32)
+    way = np.broadcast_to(where, (len(glossy), 3)) if light.distant else where - seen.points[glossy]
     half = unit(unit(way) - seen.rays[glossy])
     shine = np.maximum(np.einsum("ni,ni->n", half, seen.facing[glossy]), 0) ** np.float32(SHINE)
     shown[glossy] += (surfaces.gloss[which[glossy]] * shine)[:, None]
@@ -106,8 +114,9 @@ def shade(
 def _patterns(world: World, scene: Snapshot, seen: Seen) -> tuple[Float32[np.ndarray, "N 3"], Float32[np.ndarray, "N"]]:
     """Points in their patterns' coordinates, and whether (above 0) surfaces there face along the first of these."""
     turns = world.patterns @ scene.poses[:, :3, :3].transpose(0, 2, 1)  # (P, 3, 3), world to pattern
-    shifts = world.surfaces.phase - (turns @ scene.poses[:, :3, 3:])[..., 0]
-    q = np.zeros(seen.points.shape, np.float32)
+    shifts = (world.surfaces.phase - (turns @ scene.poses[:, :3, 3:])[..., 0]).astype(np.float32)
+    turns = turns.astype(np.float32)
+    q = np.empty(seen.points.shape, np.float32)
     sideways = np.zeros(len(q), np.float32)
     for part, rows in seen.groups:
         q[rows] = seen.points[rows] @ turns[part].T + shifts[part]

@@ -17,6 +17,7 @@ PATTERNS: tuple[Pattern, ...] = ("plain", "noise", "stripes", "checks", "wood", 
 Colour = tuple[float, float, float]
 
 TILE = 256  # pixels of the noise that all surfaces share; it repeats
+MARGIN = 2
 TILE_UNITS = 16.0  # its width in q
 # Solid noise as a sum of three flat ones, each seen along its own slanted line so that no upright face shows streaks.
 PROJECTIONS = np.array(
@@ -52,7 +53,8 @@ def matrix(surface: Surface, size: tuple[float, float, float], flat: bool) -> Fl
 
 @lru_cache(maxsize=1)
 def _tile() -> np.ndarray:
-    """Four octaves of value noise that repeats in both directions, mean 0, deviation 1."""
+    """Four octaves of value noise that repeats in both directions, mean 0, deviation 1, with a margin
+    for reading beyond its edge."""
     rng = np.random.default_rng(20)
     total = np.zeros((TILE, TILE), np.float32)
     for octave in range(4):
@@ -61,22 +63,22 @@ def _tile() -> np.ndarray:
         step = TILE // cells
         fine = cv2.resize(lattice, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
         total += fine[2 * step : -2 * step, 2 * step : -2 * step] * 0.55**octave
-    return (total - total.mean()) / total.std()
+    return np.pad((total - total.mean()) / total.std(), MARGIN, mode="wrap")
 
 
 def noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
     """Smooth solid noise with features of size 1 and finer, mean 0, deviation 1 over space."""
     count = len(q)
+    if not count:
+        return np.zeros(0, np.float32)
     rows = -(-count // 512)  # OpenCV reads at no more than 32,767 points in a row
-    spots = np.zeros((rows * 512, 2), np.float32)
-    total, empty = np.zeros((rows, 512), np.float32), np.empty(0, np.float32)
+    x, y, total = np.zeros((3, rows * 512), np.float32)
     for projection in PROJECTIONS:
         flat = q @ (projection.T * np.float32(TILE / TILE_UNITS))
-        spots[:count] = flat - np.floor(flat * np.float32(1 / TILE)) * np.float32(TILE)
-        total += cv2.remap(
-            _tile(), spots.reshape(rows, 512, 2), empty, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP
-        )  # fmt: skip
-    return total.ravel()[:count] * np.float32(3**-0.5)
+        flat += np.float32(MARGIN) - np.floor(flat * np.float32(1 / TILE)) * np.float32(TILE)
+        x[:count], y[:count] = flat.T
+        total += cv2.remap(_tile(), x.reshape(rows, 512), y.reshape(rows, 512), cv2.INTER_LINEAR).ravel()
+    return total[:count] * np.float32(3**-0.5)
 
 
 def mixture(
@@ -127,7 +129,7 @@ def colours(
     stretched[pattern == PATTERNS.index("wood"), 0] *= 0.15  # fibres
     n = noise(stretched)
     mixed = np.zeros_like(n)
-    for number in np.unique(pattern):
+    for number in np.flatnonzero(np.bincount(pattern)):
         at = np.flatnonzero(pattern == number)
         mixed[at] = mixture(PATTERNS[number], q[at], sideways[at], n[at], pixel[at])
     found = surfaces.colour[which] + mixed[:, None] * surfaces.difference[which]

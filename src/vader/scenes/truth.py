@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from vader.scenes.cast import cast_pixels
 from vader.scenes.frame import Frame
-from vader.scenes.shade import by_part, outward
+from vader.scenes.shade import order_by_part, outward, runs
 from vader.scenes.things import World
 
 SAME = 5e-5  # metres a ray may miss its point by; float32 depth loses some 1e-7 of itself, and as much again on a slant
@@ -27,8 +27,8 @@ def flow(world: World, first: Frame, second: Frame) -> tuple[Float[np.ndarray, "
     points = np.full((height * width, 2), np.nan)
     visible = np.zeros(height * width, bool)
     hit = np.flatnonzero(first.parts >= 0)
-    which = first.parts.ravel()[hit]
-    groups = by_part(which)
+    hit = hit[order_by_part(first.parts.ravel()[hit])]
+    groups = runs(first.parts.ravel()[hit])
     before, after = world.snapshot(first.time), world.snapshot(second.time)
     rays = first.camera.directions(first.camera.pixels()[hit])
     start = first.camera.centre + first.depth.ravel()[hit, None].astype(float) * rays
