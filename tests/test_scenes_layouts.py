@@ -1,13 +1,7 @@
 """Rendered data sets, read back by the tools of the real ones and compared with the frames rendered anew."""
 
-import errno
-import hashlib
 import io
 import json
-import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,21 +10,16 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from cyclopts.exceptions import CycloptsError
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
-from samples import start, vader
 from torchvision import datasets
 
-from vader.cli import app
-from vader.errors import BadInput, MissingExtra
 from vader.images.encode import jpeg, palette_png, png
 from vader.scenes.frame import CLASSES, KINDS, Frame
-from vader.scenes.layouts import LAYOUTS, choose_workers, in_order, nyu, progress, write
+from vader.scenes.layouts import LAYOUTS, nyu, write
 from vader.scenes.layouts.davis import clips, locate, palette
 from vader.scenes.layouts.nyu import raw_depth
-from vader.scenes.layouts.order import is_val
 from vader.scenes.layouts.outlines import pieces, polygons, traced
 from vader.scenes.layouts.voc import boundary, colour_map
 from vader.scenes.render import render
@@ -62,16 +51,6 @@ def close(picture: Any, pixels: np.ndarray) -> bool:
     """Whether a JPEG's pixels are those it was made of, but for its losses."""
     decoded = np.asarray(picture.convert("RGB"), np.float64)
     return decoded.shape == pixels.shape and bool(np.abs(decoded - pixels).mean() < 4)
-
-
-def digest(folder: Path) -> str:
-    """Of all names and bytes in a folder."""
-    total = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        total.update(f"{path.relative_to(folder)}\n".encode())
-        if path.is_file():
-            total.update(hashlib.sha256(path.read_bytes()).digest())
-    return total.hexdigest()
 
 
 # --- Encoding -----------------------------------------------------------------------------------------------------
@@ -481,27 +460,7 @@ def test_cocos_evaluation_finds_the_truth_perfect(sets: Path, capsys: pytest.Cap
         assert exam.stats[0] > 0.999
 
 
-# --- All layouts --------------------------------------------------------------------------------------------------
-
-
-def test_the_split() -> None:
-    assert not is_val(0, 1)
-    for count in range(2, 200):
-        val = sum(is_val(i, count) for i in range(count))
-        assert 1 <= val < count
-        assert abs(val - count / 5) <= 1
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_same_seed_gives_the_same_bytes(layout: str, sets: Path, tmp_path: Path) -> None:
-    count = COUNTS.get(layout, COUNT)
-    write(tmp_path / "again", layout, count=count, width=WIDTH, height=HEIGHT, seed=SEED, workers=1)
-    assert digest(tmp_path / "again") == digest(sets / layout)
-    write(tmp_path / "other", layout, count=2, width=WIDTH, height=HEIGHT, seed=SEED + 1, workers=1)
-    write(tmp_path / "third", layout, count=2, width=WIDTH, height=HEIGHT, seed=SEED + 2, workers=1)
-    for name in ("other", "third"):
-        (tmp_path / name / "scenes.json").unlink()
-    assert digest(tmp_path / "other") != digest(tmp_path / "third")
+# --- All of them -----------------------------------------------------------------------------------------------------
 
 
 def test_scenes_json(sets: Path) -> None:
@@ -515,154 +474,3 @@ def test_scenes_json(sets: Path) -> None:
         assert SceneConfig(**told["config"]).setting == LAYOUTS[layout].setting
     assert json.loads((sets / "voc" / "scenes.json").read_text())["classes"]["animal"] == 8
     assert (told["train"], told["val"]) == (5, 1)
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"layout": "kitti"}, "--layout: expected one of images, voc"),
-        ({"count": 0}, "--count: expected at least 1 for voc, got 0"),
-        ({"layout": "davis", "count": 1}, "--count: expected at least 2 for davis, got 1"),
-        ({"width": 31}, "--size: expected 32 to 4096 px a side, got 64x31"),
-        ({"height": 4097}, "--size: expected 32 to 4096 px a side, got 4097x96"),
-        ({"workers": 0}, "--workers: expected at least 1, got 0"),
-    ],
-)
-def test_bad_orders(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    order: dict[str, Any] = {"layout": "voc", "count": 3, "width": WIDTH, "height": HEIGHT} | changes
-    with pytest.raises(BadInput, match=told):
-        write(tmp_path / "out", **order)
-    assert not list(tmp_path.iterdir())
-
-
-def test_where_you_are_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(BadInput, match="where you are"):
-        write(Path("."), "images", count=1)
-    write(Path("inside"), "images", count=1, width=32, height=32)
-    assert (tmp_path / "inside" / "images" / "000000.jpg").is_file()
-
-
-def test_a_missing_library_is_told_before_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vader.scenes.layouts.find_spec", lambda name: None)
-    with pytest.raises(MissingExtra, match=r"pip install 'vader-dense\[scenes\]'"):
-        write(tmp_path / "out", "nyu", count=3)
-    assert not list(tmp_path.iterdir())
-
-
-def test_clips_of_empty_worlds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="worlds without any"):
-        write(tmp_path / "out", "davis", count=2, width=32, height=32, config=SceneConfig(objects=(0, 0)), workers=1)
-    assert not list(tmp_path.iterdir())
-
-
-def test_progress_comes_every_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(np.arange(0, 100, 0.5))
-    monkeypatch.setattr("vader.scenes.layouts.time.monotonic", lambda: next(now))
-    lines: list[str] = []
-    assert list(progress(iter(range(9)), 9, lines.append)) == list(range(9))
-    assert lines == ["4 of 9 pictures, 2.0/s, 2 s left", "8 of 9 pictures, 2.0/s, 0 s left"]
-
-
-def test_few_pixels_are_not_worth_other_processes() -> None:
-    assert choose_workers(1) == 1
-    assert list(in_order(abs, 5, 1)) == [0, 1, 2, 3, 4]
-
-
-# --- The command --------------------------------------------------------------------------------------------------
-
-
-def test_the_command_and_two_workers(sets: Path, tmp_path: Path) -> None:
-    out = tmp_path / "deep" / "out"
-    words = ["--layout", "coco", "--count", COUNT, "--size", f"{HEIGHT}x{WIDTH}", "--seed", SEED]
-    done = vader("scenes", out, *words, "--workers", 2, "--json")
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told.pop("out") == str(out)
-    assert told == json.loads((out / "scenes.json").read_text())
-    assert digest(out) == digest(sets / "coco")
-    assert [path.name for path in out.parent.iterdir()] == ["out"]
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["--size", "five"], "--size: expected HxW in pixels, such as 480x640, got 'five'"),
-        (["--size=-64x64"], "--size: expected HxW"),
-        (["--size", "0x0"], "--size: expected 32 to 4096"),
-        (["--count=-1"], "--count: expected at least 1"),
-        (["--set", "fog=1"], "--set: fog: Extra inputs are not permitted"),
-        (["--set", "setting=attic"], "--set: setting: "),
-    ],
-)
-def test_bad_input(words: list[str], told: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=told):
-        app(["scenes", str(tmp_path / "out"), "--layout", "coco", *words], exit_on_error=False, print_error=False)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_unknown_layout_is_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(CycloptsError, match="kitti"):
-        app(["scenes", str(tmp_path / "out"), "--layout", "kitti"], exit_on_error=False, print_error=False)
-
-
-def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match=f"expected a new or empty folder, {tmp_path}/mine is not empty"):
-        write(tmp_path / "mine", "voc", count=2)
-    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["years of work"]
-    (tmp_path / "empty").mkdir()
-    write(tmp_path / "empty", "images", count=1, width=32, height=32)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
-
-
-@pytest.mark.parametrize(("stop", "workers"), [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
-def test_an_interrupt_leaves_nothing(stop: signal.Signals, workers: int, tmp_path: Path) -> None:
-    process = start("scenes", tmp_path / "out", "--layout", "voc", "--count", 100_000, "--workers", workers)
-    try:
-        until = time.monotonic() + 90
-        while not list(tmp_path.glob(".out.*/VOCdevkit/VOC2012/JPEGImages/*")):
-            assert time.monotonic() < until
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.05)
-        os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)  # Ctrl-C reaches all
-        stdout, stderr = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, stderr
-    assert stdout == ""
-    assert "Traceback" not in stderr
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Any:
-    """A disk of 256 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
-
-
-def test_a_full_disk(tiny_disk: Path) -> None:
-    done = vader("scenes", tiny_disk / "out", "--layout", "nyu", "--count", 40, "--size", "64x96", "--quiet")
-    assert done.returncode == 1
-    assert done.stderr == f"vader: {tiny_disk}/out: No space left on device; make room or choose another place\n"
-    assert not list(tiny_disk.iterdir())
-
-
-@pytest.mark.parametrize("layout", ["coco", "davis"])
-def test_a_full_disk_in_other_layouts(layout: str, tiny_disk: Path) -> None:
-    with pytest.raises(OSError, match="No space left on device") as caught:
-        write(tiny_disk / "out", layout, count=50, width=320, height=320, workers=1)
-    assert caught.value.errno == errno.ENOSPC
-    assert caught.value.filename == f"{tiny_disk}/out"
-    assert not list(tiny_disk.iterdir())

@@ -56,7 +56,7 @@ class Paints:
         hue, saturation, value = rng.uniform(*hues), rng.uniform(*saturations), rng.uniform(*values)
         first = shade(hue, saturation, value)
         if family in BOLD and rng.random() < 0.5:
-            second = shade(rng.random(), rng.uniform(0, 0.8), rng.uniform(0.3, 1))
+            second = shade(rng.random(), rng.uniform(0, 0.6), rng.uniform(0.3, 1))
         else:
             apart = rng.uniform(0.1, 0.3) if family in CALM else rng.uniform(0.25, 0.5)
             other = value * (1 - apart) if value > 0.5 else value * (1 + 1.6 * apart)
