@@ -24,12 +24,12 @@ from timing import alternate, report
 from torch import nn
 
 from vader.cost import fitting_decoder
-from vader.feed import Feed, Pairs
+from vader.feed import Feed, Pairs, split
 from vader.images.folder import ImageList, list_images
 from vader.learner import Learner
 from vader.network import NetworkConfig
 from vader.pretrain import PretrainConfig, step
-from vader.run import _feed_config, split
+from vader.run import _feed_config
 from vader.runtime import start_fabric
 from vader.views import ViewConfig
 
