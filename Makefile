@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo demo-photos test check bench clean
 
 # uv installs several times faster; without it pip does the same.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py demo-run
 
+demo-photos: $(INSTALLED)
+	$(BIN)/python examples/photos.py demo-photos-run
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
 
@@ -33,4 +36,4 @@ bench: $(INSTALLED)
 	$(BIN)/python bench/step.py
 
 clean:
-	rm -rf .venv demo-run .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv demo-run demo-photos-run .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """From photos to a dense representation in a few minutes, with pictures and a verdict.
 
-    python examples/demo.py FOLDER [--minutes 3]
+    python examples/photos.py FOLDER [--minutes 3]
 
 The photos are those that ship inside scikit-image, scikit-learn and matplotlib, cut into tiles: about 20 pictures, so
 do not expect a general representation; put a folder of your own in their place (`vader pretrain --help`).
@@ -20,6 +20,7 @@ import sklearn
 from PIL import Image
 
 TILE = 160  # pixels
+MARK = ".vader-demo"  # in a folder that an earlier demo made, which a new one may replace
 PHOTOS = {
     Path(skimage.__file__).parent / "data": (
         "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "ihc.png", "retina.jpg",
@@ -72,8 +73,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=3)
     a = parser.parse_args()
-    if a.folder.exists():
-        shutil.rmtree(a.folder)
+    if a.folder.exists() and any(a.folder.iterdir()) and not (a.folder / MARK).exists():
+        sys.exit(f"demo: expected a new or empty folder, {a.folder} holds other things; choose another")
+    shutil.rmtree(a.folder, ignore_errors=True)
+    a.folder.mkdir(parents=True)
+    (a.folder / MARK).touch()
     tiles, run, pictures = a.folder / "tiles", a.folder / "run", a.folder / "pictures"
     print(f"{write_tiles(tiles)} tiles of {TILE} px in {tiles}")
     vader("pretrain", tiles, "--out", run, "--minutes", a.minutes)

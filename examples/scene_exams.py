@@ -1,11 +1,10 @@
 """Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
 
-Shared by `demo.py` and `view_ablation.py`. Linear segmentation (classes), linear depth (rooms), propagation of the
+Shared by `demo.py` and `view_ablation.py`. Linear segmentation and depth (to 10 m), propagation of the
 first frame's masks, and matching between viewpoints; each with what no features at all would get.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,11 +34,11 @@ ANGLE_NAMES = [f"{low}-{high}°" if high < 180 else f"{low}° and more" for low,
 class Counts:
     """How many pictures each exam has, and their sides in pixels."""
 
-    train: int = 200  # of segmentation, and as many rooms for depth
-    test: int = 100
-    clips: int = 8
-    frames: int = 12
-    pairs: int = 80
+    train: int = 160  # of segmentation and depth
+    test: int = 80
+    clips: int = 6
+    frames: int = 10
+    pairs: int = 48
     size: int = 128
     clip_size: tuple[int, int] = (256, 160)  # width, height
 
@@ -51,15 +50,13 @@ class Sets:
     counts: Counts
     train: list[Frame]
     test: list[Frame]
-    rooms: list[Frame]
-    test_rooms: list[Frame]
     clips: list[list[Frame]]
     pairs: list[ViewPair]
 
     @cached_property
     def fingerprint(self) -> str:
         """Names the pictures and their truth."""
-        every = [*self.train, *self.test, *self.rooms, *self.test_rooms, *(f for c in self.clips for f in c)]
+        every = [*self.train, *self.test, *(f for c in self.clips for f in c)]
         every += [frame for pair in self.pairs for frame in (pair.first, pair.second)]
         digest = hashlib.sha256()
         for frame in every:
@@ -68,19 +65,16 @@ class Sets:
         return digest.hexdigest()[:16]
 
 
-def make_sets(counts: Counts, config: SceneConfig, workers: int | None = None) -> Sets:
+def make_sets(counts: Counts, config: SceneConfig, workers: int = 1) -> Sets:
     """Render the exams' worlds; each set has a seed of its own, so no world is in two of them."""
-    workers = workers or len(os.sched_getaffinity(0))
-    rooms, n = config.model_copy(update={"setting": "room"}), counts.size
     width, height = counts.clip_size
+    n = counts.size
     return Sets(
         counts,
         train=stills(config, SEED, counts.train, n, n, workers),
         test=stills(config, SEED + 1, counts.test, n, n, workers),
-        rooms=stills(rooms, SEED + 2, counts.train, n, n, workers),
-        test_rooms=stills(rooms, SEED + 3, counts.test, n, n, workers),
-        clips=clips(config, SEED + 4, counts.clips, width, height, counts.frames, workers),
-        pairs=view_pairs(config, SEED + 5, counts.pairs, n, n, workers),
+        clips=clips(config, SEED + 2, counts.clips, width, height, counts.frames, workers),
+        pairs=view_pairs(config, SEED + 3, counts.pairs, n, n, workers),
     )
 
 
@@ -101,21 +95,20 @@ def protocol(counts: Counts) -> PropagationProtocol:
 
 def sit(encoder: DenseEncoder, sets: Sets, seed: int) -> dict[str, float | list[float]]:
     """One encoder's numbers; `seed` is the probes'."""
-    train, test, rooms, test_rooms = (
-        extract(encoder, images_of(frames), dtype=torch.float16)
-        for frames in (sets.train, sets.test, sets.rooms, sets.test_rooms)
-    )
+    train, test = (extract(encoder, images_of(frames), dtype=torch.float16) for frames in (sets.train, sets.test))
     scores = [score_clip(carried(encoder, clip, sets.counts), masks_of(clip)) for clip in sets.clips]
     found = match_all(encoder, sets.pairs)
-    return {**probes(sets, seed, train, test, rooms, test_rooms), **summary(sets, mean_scores(scores), found)}
+    return {**probes(sets, seed, train, test), **summary(sets, mean_scores(scores), found)}
 
 
-def probes(sets: Sets, seed: int, train, test, rooms, test_rooms) -> dict[str, float | list[float]]:
+def probes(
+    sets: Sets, seed: int, train: list[torch.Tensor], test: list[torch.Tensor]
+) -> dict[str, float | list[float]]:
     """Linear segmentation and depth on given features."""
     labels = [[frame.classes for frame in frames] for frames in (sets.train, sets.test)]
-    depths = [[frame.depth for frame in frames] for frames in (sets.rooms, sets.test_rooms)]
+    depths = [[frame.depth for frame in frames] for frames in (sets.train, sets.test)]
     segmented = linear_segmentation(train, labels[0], test, labels[1], len(CLASSES), seed=seed)
-    deep = linear_depth(rooms, depths[0], test_rooms, depths[1], seed=seed, farthest=FARTHEST)
+    deep = linear_depth(train, depths[0], test, depths[1], seed=seed, farthest=FARTHEST)
     return {
         "miou": segmented.miou, "pixel_accuracy": segmented.pixel_accuracy, "class_iou": segmented.iou.tolist(),
         "depth_rmse": deep.rmse, "depth_delta1": deep.delta1,
@@ -156,7 +149,7 @@ def nothing(sets: Sets, seed: int) -> dict[str, float | list[float]]:
     """What no features at all get: the same cell everywhere, the first masks copied, a cell at random."""
     blank = [
         [torch.zeros(1, -(-f.image.shape[0] // 4), -(-f.image.shape[1] // 4)) for f in frames]
-        for frames in (sets.train, sets.test, sets.rooms, sets.test_rooms)
+        for frames in (sets.train, sets.test)
     ]
     copied = [score_clip(copy_first(clip[0].instances, len(clip)), masks_of(clip)) for clip in sets.clips]
     colour = DenseEncoder("none", 4, 1, lambda x: torch.ones(len(x), 1, -(-x.shape[2] // 4), -(-x.shape[3] // 4)))

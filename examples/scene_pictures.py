@@ -33,10 +33,10 @@ def groups(
     return (
         Group(title="What they learned from, and how", width=420, figures=(
             Figure(image=draw.panel(rows, out / "scenes.png"), caption="Scenes of the exams"),
-            *(Figure(image=run / "pictures" / "curves.png", caption=f"Training of {name}") for name, run in runs.items()),
+            *(Figure(image=run / "pictures" / "curves.png", caption=f"Training: {name}") for name, run in runs.items()),
         )),
         Group(title="Correspondence", width=420, figures=(
-            Figure(image=angles(scores, out / "angles.png"), caption="Matches within 4 px by angle between the cameras"),
+            Figure(image=angles(scores, out / "angles.png"), caption="Found within 4 px, by angle between the cameras"),
             *(Figure(image=matches(encoder, sets, out / f"matches-{i}.png"), caption=f"Matches of {name}")
               for i, (name, encoder) in enumerate(shown.items())),
         )),

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from vader.checkpoint import save_model
-from vader.encoders import DenseEncoder, open_encoder
+from vader.encoders import DenseEncoder, open_encoder, reduce_by_pca
 from vader.errors import BadInput
 from vader.exams import depth, propagation
 from vader.exams.depth import linear_depth
@@ -96,6 +96,23 @@ def test_raw_colour_reads_the_mean_and_ranks_by_distance() -> None:
     assert torch.equal(
         (embedding @ embedding[0]).argsort()[-5:], torch.cdist(colours, colours[:1])[:, 0].argsort().flip(0)[-5:]
     )
+
+
+def test_reduced_encoders_are_scikit_learns_principal_components() -> None:
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (32, 40 + 8 * i, 3), dtype=np.uint8) for i in range(3)]
+    full = open_encoder("random:test_resnet")
+    reduced = reduce_by_pca(full, images, 5)
+    rows = np.concatenate([one.flatten(1).T.numpy() for one in extract(full, images, embed=True)])
+    theirs = PCA(5, svd_solver="full").fit_transform(rows.astype(np.float64))
+    ours = np.concatenate([one.flatten(1).T.numpy() for one in extract(reduced, images)])
+    sign = np.sign((ours * theirs).sum(0))
+    np.testing.assert_allclose(ours * sign, theirs, atol=2e-5)
+    assert reduced.channels == 5
+    with pytest.raises(BadInput, match="dimensions to reduce to"):
+        reduce_by_pca(full, images, full.channels + 1)
 
 
 @pytest.mark.parametrize("spec", ["rbg", "random:", "sift", "timm:resnet18", "no/such/run"])

@@ -28,7 +28,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Pictures stand on how pixels are counted, not on processes and devices.
 NEVER = {("images", "runtime"), ("show", "journal"), ("predict", "checkpoint")}
 # Each of these can be used, and read, without the others.
-NEVER |= {("exams", "predict"), ("scenes", "draw"), ("scenes", "checkpoint"), ("scenes", "predict"), ("report", "exams")}
+NEVER |= {
+    ("exams", "predict"),
+    ("scenes", "draw"),
+    ("scenes", "checkpoint"),
+    ("scenes", "predict"),
+    ("report", "exams"),
+}
 # The use of models and the making of models know nothing of each other.
 USE, MAKE = {"predict", "show"}, {"pretrain", "run", "learner", "feed", "recipes", "foreign"}
 OWNERS = {
@@ -104,7 +110,13 @@ def test_imports_go_downwards(name: str) -> None:
 
 
 def test_the_package_imports_nothing_when_it_is_imported() -> None:
-    assert set(IMPORTS[""]) <= {"sys", "types.ModuleType", "typing.TYPE_CHECKING", "typing.Any", "importlib.import_module"}
+    assert set(IMPORTS[""]) <= {
+        "sys",
+        "types.ModuleType",
+        "typing.TYPE_CHECKING",
+        "typing.Any",
+        "importlib.import_module",
+    }
 
 
 def test_the_lowest_layer_knows_nothing_of_ours_but_the_errors() -> None:
