@@ -15,11 +15,10 @@ import time
 from pathlib import Path
 
 import torch
-from scene_exams import ANGLE_NAMES, Counts, Sets, images_of, make_sets, nothing, sit
+from scene_exams import ANGLE_NAMES, Counts, Sets, images_of, make_sets, nothing, propagation, sit
 from scene_pictures import groups
 
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
-from vader.exams.propagation import PropagationProtocol
 from vader.network import NetworkConfig
 from vader.provenance import describe
 from vader.report import Report, Verdict, write
@@ -160,7 +159,7 @@ def main() -> None:
     tables = (table_of(scores, channels), angles_of(scores, channels))
     facts = describe(
         protocol={"exams": vars(counts), "training": " ".join(map(str, SETTINGS)), "minutes": a.minutes,
-                  "images": a.images, "image side": SIDE, "propagation": vars(PropagationProtocol())},
+                  "images": a.images, "image side": SIDE, "propagation": vars(propagation(counts))},
         data={"exams": sets.fingerprint}, seeds=range(a.seeds), started=started,
     )  # fmt: skip
     report = Report(

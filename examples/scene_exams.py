@@ -88,7 +88,7 @@ def masks_of(clip: list[Frame]) -> np.ndarray:
     return np.stack([frame.instances for frame in clip])
 
 
-def protocol(counts: Counts) -> PropagationProtocol:
+def propagation(counts: Counts) -> PropagationProtocol:
     """DINO's, its radius scaled to the clips' height."""
     return PropagationProtocol(radius=RADIUS * counts.clip_size[1])
 
@@ -118,7 +118,7 @@ def probes(
 def carried(encoder: DenseEncoder, clip: list[Frame], counts: Counts) -> np.ndarray:
     """(T, H, W) the first frame's instances, propagated."""
     maps = torch.stack(extract(encoder, images_of(clip), embed=True))
-    return propagate(maps, clip[0].instances, protocol(counts), stride=encoder.stride)
+    return propagate(maps, clip[0].instances, propagation(counts), stride=encoder.stride)
 
 
 def match_all(encoder: DenseEncoder, pairs: list[ViewPair]) -> list[MatchScore]:
