@@ -1,6 +1,6 @@
 """Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
 
-Shared by `demo.py` and `view_ablation.py`. Linear segmentation and depth (to 10 m), propagation of the
+The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the
 first frame's masks, and matching between viewpoints; each with what no features at all would get.
 """
 
