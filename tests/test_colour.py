@@ -83,6 +83,11 @@ def test_blur_is_a_gaussian_of_that_deviation(sigma: float, photo: np.ndarray) -
     assert np.abs(batch_of(photo, Colour(sigma=sigma), Colour(sigma=2.0))[0] - expected).max() < 1
 
 
+def test_an_images_blur_does_not_depend_on_the_others_of_its_batch(photo: np.ndarray) -> None:
+    alone, beside = batch_of(photo, Colour(sigma=0.8)), batch_of(photo, Colour(sigma=0.8), Colour(sigma=2.0))
+    np.testing.assert_allclose(alone[0], beside[0], atol=1e-3)  # of 255; a longer kernel moves pixels by .02
+
+
 def test_colours_change_in_the_drawn_order(photo: np.ndarray) -> None:
     ours = Colour((CONTRAST, BRIGHTNESS, SATURATION, HUE), (1.4, 0.6, 1.0, 0.0))
     reverse = Colour((BRIGHTNESS, CONTRAST, SATURATION, HUE), (1.4, 0.6, 1.0, 0.0))

@@ -3,6 +3,7 @@
 import math
 import sys
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,15 @@ from vader.images.folder import list_images
 from vader.journal import read_metrics
 from vader.pretrain import PretrainConfig
 from vader.pretrain import pretrain as run_pretrain
-from vader.runtime import choose_device, choose_precision, is_first_process, make_folder, prepare_output
+from vader.runtime import (
+    catch_interrupts,
+    choose_device,
+    choose_precision,
+    is_first_process,
+    make_folder,
+    prepare_output,
+    removed_if_empty,
+)
 
 
 def pretrain(
@@ -27,7 +36,8 @@ def pretrain(
         return run_pretrain(resumed_config(resume, given), resume=True, extend=extend, quiet=quiet)
     assert images is not None, "the command line asks for them"
     assert out is not None
-    return run_pretrain(make_config(images, out, given, quiet), quiet=quiet)
+    with removed_if_empty(out):
+        return run_pretrain(make_config(images, out, given, quiet), quiet=quiet)
 
 
 def resumed_config(run: Path, given: dict[str, Any]) -> PretrainConfig:
@@ -155,14 +165,14 @@ def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
     if config.devices * config.nodes > 1:
         raise BadInput("--minutes measures the speed of one process; with several give --steps or --epochs")
     prepare_output(config.out)  # refused now rather than after the measurement
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, catch_interrupts() as interrupts:
         trial = config.model_copy(
             update={"out": Path(folder) / "trial", "steps": 20, "log_every": 10, "exam_every": 1000, "save_every": 1000}
         )
-        try:
+        with suppress(KeyboardInterrupt):  # what the trial says of going on is not for a folder that is about to go
             run_pretrain(trial, quiet=True)
-        except KeyboardInterrupt:  # what the trial says of going on is not for a folder that is about to go
-            raise KeyboardInterrupt("stopped while the speed was measured; the run itself has not begun") from None
+        if interrupts.received is not None:
+            raise KeyboardInterrupt("stopped while the speed was measured; the run itself has not begun")
         speeds = [line["images_per_s"] for line in read_metrics(trial.out) if "images_per_s" in line]
     per_step = config.batch / speeds[-1]  # the first window holds the warming up
     steps = max(1, int(60 * minutes / per_step))

@@ -20,7 +20,7 @@ from vader.geometry import read_at, read_cells
 from vader.learner import Learner
 from vader.network import STRIDE, Network, NetworkConfig
 from vader.run import Run
-from vader.runtime import catch_interrupts, everyone_agrees, gather
+from vader.runtime import catch_interrupts, everyone_agrees, gather, removed_if_empty
 from vader.views import ViewConfig
 
 
@@ -208,7 +208,8 @@ def pretrain(
     Raises BadInput before the first step for what cannot work, DivergedRun after `max_failures` bad steps in a row,
     KeyboardInterrupt (after saving; it says how to go on) for SIGINT and SIGTERM.
     """
-    run = Run.open(config, resume=resume, extend=extend, quiet=quiet)
+    with removed_if_empty(config.out):
+        run = Run.open(config, resume=resume, extend=extend, quiet=quiet)
     learner, journal, steps = run.learner, run.journal, run.steps
     failures = 0
     with catch_interrupts() as interrupts:

@@ -26,6 +26,7 @@ from vader.runtime import (
     average,
     describe_machine,
     gather,
+    gather_lists,
     is_first_process,
     prepare_output,
     remove_leftovers,
@@ -172,9 +173,7 @@ class Run:
             met = torch.tensor([[interrupted, bool(faults)]], dtype=torch.uint8, device=fabric.device)
             interrupted, anyones = gather(fabric, met).amax(0).bool().tolist()
             if anyones:
-                everyones: list[Any] = [None] * fabric.world_size
-                torch.distributed.all_gather_object(everyones, faults)
-                faults = [fault for theirs in everyones for fault in theirs]
+                faults = gather_lists(fabric, faults)
         for name, reason in faults:
             self.faults.add(name, reason)
             if name not in self.warned:

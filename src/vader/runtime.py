@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -74,6 +74,15 @@ def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
     gathered = fabric.all_gather(tensor)
     assert isinstance(gathered, Tensor)
     return gathered.flatten(0, 1)
+
+
+def gather_lists(fabric: Fabric, items: list[Any]) -> list[Any]:
+    """The processes' lists joined, on every process; for small things that are no tensors."""
+    if fabric.world_size == 1:
+        return items
+    everyones: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(everyones, items)
+    return [item for theirs in everyones for item in theirs]
 
 
 def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
@@ -163,9 +172,25 @@ def catch_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+            outer = getattr(handler, "__self__", None)  # of a block around this one, which must hear of it, too
+            if isinstance(outer, Interrupts) and interrupts.received == number:
+                outer.received = number
 
 
 # --- Files ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def removed_if_empty(folder: Path) -> Iterator[None]:
+    """A folder that is not there yet and that a failing block leaves empty is removed again."""
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):  # it is not empty, or never was made
+                folder.rmdir()
+        raise
 
 
 def prepare_output(folder: Path) -> None:

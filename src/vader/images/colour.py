@@ -149,7 +149,9 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
         return images
     radius = kernel_size(float(sigma.max())) // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
-    kernels = torch.exp(-0.5 * (offsets / sigma[blurred].unsqueeze(1)) ** 2)  # (M, k)
+    own = sigma[blurred].unsqueeze(1)
+    # Each kernel ends where `paint`'s does: how an image is blurred may not depend on the others of its batch.
+    kernels = torch.exp(-0.5 * (offsets / own) ** 2) * (offsets.abs() <= (3 * own).ceil())  # (M, k)
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0)
     M, H, W = len(blurred), *images.shape[2:]
     rows = images[blurred].reshape(1, 3 * M, H, W)

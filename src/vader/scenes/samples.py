@@ -5,7 +5,7 @@ Worlds are numbered from 0 under a seed; give training and exam sets different s
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from typing import TypeVar
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from vader.scenes.camera import Camera
+from vader.scenes.exposure import film, shoot
 from vader.scenes.frame import Frame
 from vader.scenes.render import render
 from vader.scenes.truth import flow
@@ -39,14 +40,15 @@ class ViewPair:
 def still(config: SceneConfig, seed: int, width: int, height: int, index: int) -> Frame:
     """World `index` as its own camera sees it at the start."""
     world = make_world(config, seed, index)
-    return render(world, world.camera(width, height))
+    return shoot(render(world, world.camera(width, height)), config.exposure, (seed, index, 2))
 
 
 def clip(config: SceneConfig, seed: int, width: int, height: int, frames: int, index: int) -> list[Frame]:
     """World `index` through time, ten frames a second."""
     world = make_world(config, seed, index)
     times = [t / FRAMES_PER_SECOND for t in range(frames)]
-    return [render(world, world.camera(width, height, time), time) for time in times]
+    rendered = [render(world, world.camera(width, height, time), time) for time in times]
+    return [film(frame, config.exposure, (seed, index, 2)) for frame in rendered]
 
 
 def view_pair(config: SceneConfig, seed: int, width: int, height: int, index: int) -> ViewPair:
@@ -61,7 +63,13 @@ def view_pair(config: SceneConfig, seed: int, width: int, height: int, index: in
     a, b = min(pairs, key=lambda pair: abs(angle_between(*pair) - wanted))
     first, second = render(world, a), render(world, b)
     points, visible = flow(world, first, second)
-    return ViewPair(first, second, points, visible, angle_between(a, b))
+    return reexposed(ViewPair(first, second, points, visible, angle_between(a, b)), config.exposure, (seed, index))
+
+
+def reexposed(pair: ViewPair, stops: float, key: tuple[int, ...]) -> ViewPair:
+    """A pair rendered with `exposure=0` as two shots."""
+    first, second = (shoot(getattr(pair, side), stops, (*key, k)) for k, side in ((2, "first"), (3, "second")))
+    return replace(pair, first=first, second=second)
 
 
 def angle_between(first: Camera, second: Camera) -> float:

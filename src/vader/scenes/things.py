@@ -36,6 +36,7 @@ class SceneConfig(BaseModel):
     haze: float = Field(0.3, ge=0, le=1)  # outside; 1: what is 20 m away has lost two thirds of its contrast
     shadows: bool = True
     spread: float = Field(1.0, ge=0, le=1)  # how much cameras differ in distance, height, direction and movement
+    exposure: float = Field(0.25, ge=0, le=2)  # stops to both sides of the right one; white balance and noise follow
 
     @model_validator(mode="after")
     def _fits(self) -> "SceneConfig":

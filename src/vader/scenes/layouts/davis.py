@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 
 from vader.errors import BadInput
 from vader.images.encode import jpeg, palette_png
+from vader.scenes.exposure import film
 from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
 from vader.scenes.layouts.voc import colour_map
 from vader.scenes.render import render
@@ -72,6 +73,7 @@ def make(order: Order, folder: Path, index: int) -> None:
     world, numbers = opening(order, clip)
     time = t / FRAMES_PER_SECOND
     frame = render(world, world.camera(order.width, order.height, time), time)
+    frame = film(frame, order.config.exposure, (order.seed, clip, 2))
     annotation = np.zeros(frame.instances.shape, np.uint8)
     for new, number in enumerate(numbers, 1):
         annotation[frame.instances == number] = new
