@@ -18,6 +18,7 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 import simplejpeg
+from jaxtyping import UInt8, UInt16
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from vader.errors import UnreadableImage
@@ -60,6 +61,29 @@ def decode(source: Path | bytes, shortest: int = 0) -> np.ndarray:
     assert pixels.dtype == np.uint8, pixels.dtype
     assert pixels.ndim == 3, pixels.shape
     return np.require(pixels, requirements=["C", "W"])
+
+
+def decode_values(source: Path | bytes) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:
+    """The numbers that a PNG of labels or depth stores, as they are: an indexed picture's indices, or grey values.
+
+    1 to 8 bits a pixel come as uint8, 16 bits as uint16; neither palette nor orientation nor transparency is applied.
+    Raises `UnreadableImage` when the file cannot be read, is damaged, or is no PNG with one number a pixel.
+    """
+    with _explained("image" if isinstance(source, bytes) else source):
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        if (kind := _kind(data[:16])) != "PNG":
+            raise UnreadableImage(f"expected a PNG, which keeps each number as it is, came a {kind} file")
+        bits, colours = data[24], data[25]
+        if colours not in (0, 3):
+            raise UnreadableImage(
+                "expected one number a pixel (an indexed or a grey PNG), came colours or transparency"
+            )
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            _check_area(*image.size)
+            values = np.array(image)
+        if colours == 0 and bits in (2, 4):
+            values //= 255 // (2**bits - 1)  # Pillow spreads grey, not indices, over 0..255
+        return values.astype(np.uint16 if bits == 16 else np.uint8, copy=False)
 
 
 def image_size(path: Path) -> tuple[int, int]:

