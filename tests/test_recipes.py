@@ -55,6 +55,22 @@ def test_a_group_of_batch_norm_holds_as_many_images_on_any_number_of_devices(
     assert made(name, batch=batch, devices=devices, nodes=nodes, bn_groups=2).bn_groups == 2, "the user's own"
 
 
+def test_quick_asks_for_discrimination_within_an_image() -> None:
+    """As measured in `docs/settings.md`; what a user says of it goes before, and MoCo has none of it."""
+    config = made("quick", 4085)
+    assert (config.points, config.enqueue, config.within_image, config.queue) == (128, 4, 4.0, 32 * 128 - 128)
+    assert made("quick", 500).queue == 4 * 32 * 4, "four batches at least"
+    assert made("quick", 4085, points=32, enqueue="all").queue == 4 * 32 * 32
+    assert made("quick", within_image=None).within_image is None
+    moco = made("quick", 4085, objective="moco")
+    assert (moco.within_image, moco.queue) == (None, 4 * 32)
+    plain = made("default", 4085)
+    assert (plain.points, plain.enqueue, plain.within_image) == (32, "all", None)
+    assert made("default", IMAGENET).queue == 65_536
+    with pytest.raises(ValueError, match="enqueue"):
+        made("quick", enqueue="some")
+
+
 def told(name: recipes.RecipeName, **changes: Any) -> str:
     return recipes.explain(name, made(name, **changes), 1000, 800)
 

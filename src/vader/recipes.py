@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vader.cost import fitting_decoder
-from vader.network import NetworkConfig
+from vader.network import STRIDE, NetworkConfig
 from vader.pretrain import PretrainConfig
 
 RecipeName = Literal["quick", "default", "paper"]
@@ -41,11 +41,15 @@ def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConf
     """
     batch = _count(changes, "batch", 128)
     settings = {"steps": max(20_000, 100 * count // batch), "workers": cpu_workers(), "exam_every": 1000}
-    return _config(images, out, settings | _fitted(count, batch, changes) | _short_run(changes), changes)
+    return _config(images, out, settings | _fitted(count, batch, settings | changes) | _short_run(changes), changes)
 
 
 def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
     """A small network at 96 px that learns within minutes on two CPU cores: ResNet-10-t unless `network` says else.
+
+    Where it leaves the paper: 128 matched pixels an image, of which 4 are enqueued, and an image's own other keys are
+    negatives beyond one cell. A small set's pictures are soon told apart, and then nothing else asks what lies where
+    within one (`docs/settings.md`: better matches in every seed).
 
     Cost: 30 epochs, at least 600 steps of 32 pairs; about 80 pairs a second on two cores with bf16 units.
     """
@@ -55,7 +59,9 @@ def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
         "views": {"size": 96}, "network": {"encoder": "resnet10t"},
         "held_out": 64, "exam_every": 200, "save_every": 200,
     }  # fmt: skip
-    return _config(images, out, settings | _fitted(count, batch, changes) | _short_run(changes), changes)
+    if changes.get("objective") != "moco":
+        settings |= {"points": 128, "enqueue": 4, "within_image": float(STRIDE)}
+    return _config(images, out, settings | _fitted(count, batch, settings | changes) | _short_run(changes), changes)
 
 
 RECIPES = {"paper": paper, "default": default, "quick": quick}
@@ -73,8 +79,8 @@ def explain(name: RecipeName, config: PretrainConfig, count: int, trained_on: in
         f"{config.steps} steps ({config.steps * config.batch / trained_on:.1f} epochs of {trained_on} images), "
         f"{config.device} {config.precision}"
     )
-    keys = 1 if config.objective == "moco" else config.points
-    if config.queue < 65_536 and config.queue == queue_length(count, config.batch, keys):  # ours, not the user's
+    entering = config.batch * (1 if config.objective == "moco" else keys_per_image(config.enqueue, config.points))
+    if config.queue < 65_536 and config.queue == queue_length(count, config.objective, entering):  # not the user's
         text += (
             f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that "
             "holds more than a share of them is full of the same things (false negatives)"
@@ -93,14 +99,20 @@ def cpu_workers() -> int:
     return min(16, cores)
 
 
-def queue_length(count: int, batch: int, keys: int) -> int:
-    """Whole batches of keys: those of one image in 32, at most the paper's 65,536 keys, at least four batches.
+def keys_per_image(enqueue: str | int, points: int) -> int:
+    """How many keys of an image VADeR enqueues. What is no answer counts as 1, for the config to refuse."""
+    return {"all": points}.get(enqueue, 1) if isinstance(enqueue, str) else max(1, enqueue)
+
+
+def queue_length(count: int, objective: str, entering: int) -> int:
+    """Whole batches of `entering` keys: about as many pixels as there are images, at most the paper's 65,536, at
+    least four batches; of MoCo's whole images one in 32.
 
     Small sets want short queues (`docs/settings.md`): a longer one mostly adds stale keys and other views of the same
     things, which are false negatives. ImageNet gets the paper's.
     """
-    batches = max(4, min(65_536, count * keys // 32) // (batch * keys))
-    return batches * batch * keys
+    wanted = count // 32 if objective == "moco" else count
+    return max(4, min(65_536, wanted) // entering) * entering
 
 
 def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str, Any]) -> PretrainConfig:
@@ -117,13 +129,14 @@ def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str
     return PretrainConfig(**full)
 
 
-def _fitted(count: int, batch: int, changes: dict[str, Any]) -> dict[str, Any]:
-    """What follows from the number of images and the batch."""
+def _fitted(count: int, batch: int, given: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the number of images, the batch and what else is `given`."""
     groups = max((g for g in (1, 2, 4) if batch % g == 0 and batch // g >= 8), default=1)
-    fitted: dict[str, Any] = {"bn_groups": _groups(groups, changes), "skip_own": count < 100_000}
-    if changes.get("objective") == "moco":
-        return fitted | {"queue": queue_length(count, batch, 1), "temperature": 0.2, "factor": 1.0}
-    return fitted | {"queue": queue_length(count, batch, _count(changes, "points", 32))}
+    fitted: dict[str, Any] = {"bn_groups": _groups(groups, given), "skip_own": count < 100_000}
+    if given.get("objective") == "moco":
+        return fitted | {"queue": queue_length(count, "moco", batch), "temperature": 0.2, "factor": 1.0}
+    keys = keys_per_image(given.get("enqueue", "all"), _count(given, "points", 32))
+    return fitted | {"queue": queue_length(count, "vader", batch * keys)}
 
 
 def _groups(groups: int, changes: dict[str, Any]) -> int:
