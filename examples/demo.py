@@ -83,17 +83,16 @@ def contestants(runs: dict[str, Path], sets: Sets, seed: int) -> dict[str, Dense
     }
 
 
-def table_of(scores: Scores, channels: dict[str, int]) -> Table:
+def table_of(scores: Scores, channels: dict[str, int], title: str, columns: dict[str, Column]) -> Table:
     """A row an encoder, a column an exam."""
     rows = [
         Row(
             name=name, note=f"{channels[name]} channels" if name in channels else "", ours=name == "VADeR",
-            reference=name not in channels, cells=tuple(Cell.of([s[key] for s in one]) for key in COLUMNS),
+            reference=name not in channels, cells=tuple(Cell.of([s[key] for s in one]) for key in columns),
         )
         for name, one in scores.items()
     ]  # fmt: skip
-    return Table(title="Four exams on scenes that no encoder saw", subject="encoder",
-                 columns=tuple(COLUMNS.values()), rows=tuple(rows))  # fmt: skip
+    return Table(title=title, subject="encoder", columns=tuple(columns.values()), rows=tuple(rows))
 
 
 def angles_of(scores: Scores, channels: dict[str, int]) -> Table:
@@ -156,7 +155,12 @@ def main() -> None:
             print(f"exams: {name}", flush=True)
             scores.setdefault(name, []).append(sit(encoder, sets, seed))
             channels[name] = encoder.channels
-    tables = (table_of(scores, channels), angles_of(scores, channels))
+    plain = {f"{key}_plain": COLUMNS[key] for key in ("j", "match")}
+    tables = (
+        table_of(scores, channels, "Four exams on scenes that no encoder saw", COLUMNS),
+        angles_of(scores, channels),
+        table_of(scores, channels, "The same clips and pairs at one exposure: every surface keeps its colour", plain),
+    )
     facts = describe(
         protocol={"exams": vars(counts), "training": " ".join(map(str, SETTINGS)), "minutes": a.minutes,
                   "images": a.images, "image side": SIDE, "propagation": vars(propagation(counts))},

@@ -1,7 +1,9 @@
 """Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
 
-The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the
-first frame's masks, and matching between viewpoints; each with what no features at all would get.
+The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the first frame's masks, and matching
+between viewpoints; each with what no features at all would get. Propagation and matching are held twice: with shots
+whose exposure varies as a camera's does, and with the same pictures at one exposure (`..._plain`), where surfaces have
+the same colours in all of them.
 """
 
 import hashlib
@@ -19,8 +21,9 @@ from vader.exams.features import extract
 from vader.exams.matching import ANGLES, THRESHOLDS, MatchScore, by_angle, match_scores
 from vader.exams.propagation import PropagationProtocol, copy_first, mean_scores, propagate, score_clip
 from vader.exams.segmentation import linear_segmentation
+from vader.scenes.exposure import film
 from vader.scenes.frame import CLASSES, Frame
-from vader.scenes.samples import ViewPair, clips, stills, view_pairs
+from vader.scenes.samples import ViewPair, clips, reexposed, stills, view_pairs
 from vader.scenes.world import SceneConfig
 
 SEED = 20_201_213  # of the exams' worlds; training images have seeds from 0 on
@@ -52,6 +55,8 @@ class Sets:
     test: list[Frame]
     clips: list[list[Frame]]
     pairs: list[ViewPair]
+    plain_clips: list[list[Frame]]  # the same at one exposure
+    plain_pairs: list[ViewPair]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,12 +74,17 @@ def make_sets(counts: Counts, config: SceneConfig, workers: int = 1) -> Sets:
     """Render the exams' worlds; each set has a seed of its own, so no world is in two of them."""
     width, height = counts.clip_size
     n = counts.size
+    plain = config.model_copy(update={"exposure": 0.0})
+    plain_clips = clips(plain, SEED + 2, counts.clips, width, height, counts.frames, workers)
+    plain_pairs = view_pairs(plain, SEED + 3, counts.pairs, n, n, workers)
     return Sets(
         counts,
         train=stills(config, SEED, counts.train, n, n, workers),
         test=stills(config, SEED + 1, counts.test, n, n, workers),
-        clips=clips(config, SEED + 2, counts.clips, width, height, counts.frames, workers),
-        pairs=view_pairs(config, SEED + 3, counts.pairs, n, n, workers),
+        clips=[[film(f, config.exposure, (SEED + 2, i, 2)) for f in clip] for i, clip in enumerate(plain_clips)],
+        pairs=[reexposed(pair, config.exposure, (SEED + 3, i)) for i, pair in enumerate(plain_pairs)],
+        plain_clips=plain_clips,
+        plain_pairs=plain_pairs,
     )
 
 
@@ -96,9 +106,12 @@ def propagation(counts: Counts) -> PropagationProtocol:
 def sit(encoder: DenseEncoder, sets: Sets, seed: int) -> dict[str, float | list[float]]:
     """One encoder's numbers; `seed` is the probes'."""
     train, test = (extract(encoder, images_of(frames), dtype=torch.float16) for frames in (sets.train, sets.test))
-    scores = [score_clip(carried(encoder, clip, sets.counts), masks_of(clip)) for clip in sets.clips]
-    found = match_all(encoder, sets.pairs)
-    return {**probes(sets, seed, train, test), **summary(sets, mean_scores(scores), found)}
+    told = probes(sets, seed, train, test)
+    for suffix, some, pairs in (("", sets.clips, sets.pairs), ("_plain", sets.plain_clips, sets.plain_pairs)):
+        scores = [score_clip(carried(encoder, clip, sets.counts), masks_of(clip)) for clip in some]
+        found = summary(sets, mean_scores(scores), match_all(encoder, pairs))
+        told |= {key + suffix: value for key, value in found.items()}
+    return told
 
 
 def probes(
@@ -157,4 +170,5 @@ def nothing(sets: Sets, seed: int) -> dict[str, float | list[float]]:
         MatchScore(s.thresholds, s.chance, s.chance, s.ceiling, s.floor, s.errors)
         for s in match_all(colour, sets.pairs)
     ]
-    return {**probes(sets, seed, *blank), **summary(sets, mean_scores(copied), chance)}
+    told = summary(sets, mean_scores(copied), chance)  # neither looks at the pictures: at one exposure it is the same
+    return {**probes(sets, seed, *blank), **told, **{key + "_plain": value for key, value in told.items()}}

@@ -1,5 +1,7 @@
 """Every encoder keeps one contract; features are read and standardised as loops from the definitions would."""
 
+import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import torch
 from torch import Tensor
 
 from vader.checkpoint import save_model
-from vader.encoders import DenseEncoder, open_encoder, reduce_by_pca
+from vader.encoders import DenseEncoder, fit, open_encoder, reduce_by_pca
+from vader.encoders.spec import parse
 from vader.errors import BadInput
 from vader.exams.features import PixelDraw, extract, full_size, read_pixels, standard_of
 from vader.health import raw_colour
@@ -34,16 +37,58 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("spec", ["rgb", "random:test_resnet", "random-dense:test_resnet", "MODEL", "RUN"])
-def test_every_encoder_keeps_the_contract(spec: str, model: Path) -> None:
-    encoder = open_encoder({"MODEL": str(model), "RUN": str(model.parent)}.get(spec, spec))
-    images = torch.rand(2, 3, 50, 67, generator=torch.Generator().manual_seed(0))
-    for found in (encoder.features(images), encoder.embed(images)):
-        assert found.shape[2:] == (13, 17)
-        assert not found.requires_grad
-    assert encoder.features(images).shape[1] == encoder.channels
-    assert torch.allclose(encoder.embed(images).norm(dim=1), torch.ones(2, 13, 17), atol=1e-5)
-    assert not torch.allclose(encoder.features(images).norm(dim=1), torch.ones(2, 13, 17), atol=1e-2)
+@pytest.fixture(scope="module")
+def moco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path, config = tmp_path_factory.mktemp("moco") / "model.safetensors", TINY.model_copy(update={"kind": "image"})
+    save_model(path, build(config).state_dict(), config, {"recipe": "tiny"})
+    return path
+
+
+KINDS = {  # spec -> stride
+    "rgb": 4, "sift": 4, "MODEL": 4, "RUN": 4, "MOCO": 4, "MODEL@hypercolumn": 4, "MODEL@last": 32, "MODEL@dilated": 4,
+    "MODEL@dense:8": 4, "MOCO@stage:2": 8, "random:test_resnet": 4, "random:test_resnet@last": 32,
+    "random:test_resnet@stage:3": 16, "random:test_resnet@dilated": 4, "random:test_resnet@hypercolumn:7": 4,
+    "random:test_resnet@centred": 4, "random:test_efficientnet@dilated:5@centred": 4, "rgb@centred": 4,
+    "sift@plain:9": 4, "random-dense:test_resnet": 4, "random:test_vit": 16, "random:test_vit@last:12": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", KINDS)
+def test_every_encoder_keeps_the_contract(spec: str, model: Path, moco: Path) -> None:
+    word, at, rest = spec.partition("@")
+    asked = {"MODEL": str(model), "RUN": str(model.parent), "MOCO": str(moco)}.get(word, word) + at + rest
+    encoder, stride = open_encoder(asked), KINDS[spec]
+    assert encoder.name == asked
+    waits = ":" in rest.replace("stage:", "") or "centred" in rest
+    assert (encoder.pending is not None) == waits
+    rng = np.random.default_rng(0)
+    encoder = fit(encoder, [rng.integers(0, 256, (64, 70, 3), dtype=np.uint8)])
+    assert encoder.name == asked
+    assert encoder.pending is None
+    assert encoder.stride == stride
+    for H, W in ((33, 50), (64, 96), (100, 75)):
+        images = torch.rand(2, 3, H, W, generator=torch.Generator().manual_seed(0))
+        features, embedding = encoder.features(images), encoder.embed(images)
+        cells = (-(-H // stride), -(-W // stride))
+        assert features.shape == (2, encoder.channels, *cells)
+        assert embedding.shape[2:] == cells
+        assert (features.requires_grad, embedding.requires_grad) == (False, False)
+        assert torch.allclose(embedding.norm(dim=1), torch.ones(2, *cells), atol=1e-5)
+    if spec != "sift":  # whose descriptors are normalised by definition
+        assert not torch.allclose(features.norm(dim=1), torch.ones(2, *cells), atol=1e-2)
+    facts = json.loads(json.dumps(encoder.facts))  # they go into reports
+    assert {"spec", "source", "variant", "stride", "channels", "mean", "std", "loaded", "lineage"} <= facts.keys()
+    assert bool(facts.get("fitted")) == waits
+
+
+def test_facts_of_our_models_hold_their_card(moco: Path) -> None:
+    facts = open_encoder(f"{moco}@dilated").facts
+    assert facts["lineage"]["recipe"] == "tiny"
+    assert facts["variant"] == "dilated"
+    assert facts["loaded"]["matched"] > 20
+    assert facts["sha256"] == sha256(moco.read_bytes()).hexdigest()[:16]
+    assert facts["mean"] == [round(float(m), 4) for m in build(TINY).encoder.mean.flatten()]
 
 
 @pytest.mark.parametrize("spec", ["random:test_resnet", "random-dense:test_resnet"])
@@ -91,11 +136,88 @@ def test_reduced_encoders_are_scikit_learns_principal_components() -> None:
         reduce_by_pca(full, images, full.channels + 1)
 
 
-@pytest.mark.parametrize("spec", ["rbg", "random:", "sift", "timm:resnet18", "no/such/run"])
+def test_centred_similarities_are_those_of_all_principal_components() -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(3)]
+    full = open_encoder("random:test_resnet")
+    turned = reduce_by_pca(full, images, full.channels)
+    moved = fit(open_encoder("random:test_resnet@centred"), images)
+    pixels = torch.rand(1, 3, 40, 48)
+    a, b = (one.embed(pixels).flatten(2)[0].T for one in (turned, moved))
+    torch.testing.assert_close(a @ a.T, b @ b.T, atol=1e-4, rtol=0)
+    rows = torch.cat([one.flatten(1).T for one in extract(full, images, embed=True)])
+    expected = full.embed(pixels) - rows.mean(0)[:, None, None]
+    torch.testing.assert_close(moved.features(pixels), expected, atol=1e-5, rtol=0)
+
+
+def test_an_encoder_that_awaits_pictures_says_so_and_gives_nothing() -> None:
+    encoder = open_encoder("random:test_resnet@hypercolumn:7")
+    assert (encoder.pending, encoder.channels) == (7, 7)
+    with pytest.raises(AssertionError, match="has to see pictures first"):
+        encoder.features(torch.rand(1, 3, 32, 32))
+    with pytest.raises(BadInput, match="expected pictures of the train split"):
+        fit(encoder, [])
+    fitted = fit(encoder, [np.zeros((32, 32, 3), dtype=np.uint8)])
+    assert fit(fitted, []) is fitted
+    with pytest.raises(BadInput, match="dimensions to reduce to"):
+        open_encoder("rgb@plain:4")
+
+
+def test_large_pictures_are_fitted_on_a_grid_of_their_cells() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 201, 3), dtype=np.uint8)  # 38 x 51 cells
+    fitted = reduce_by_pca(open_encoder("rgb"), [image], 2)
+    assert fitted.facts["fitted"] == [{"kind": "pca", "dim": 2, "pictures": 1, "cells": 19 * 26}]
+
+
+def test_specs_are_taken_apart_even_with_at_signs_in_paths(tmp_path: Path) -> None:
+    spec = parse("timm:resnet50=w.pth@hypercolumn:128@centred")
+    assert (spec.kind, spec.name, str(spec.file)) == ("timm", "resnet50", "w.pth")
+    assert (spec.variant, spec.dim, spec.centred) == ("hypercolumn", 128, True)
+    assert (parse("dino:a/b.pth@stage:2:5").variant, parse("dino:a/b.pth@stage:2:5").dim) == ("stage:2", 5)
+    for name in ("run@last", "run@home"):
+        (tmp_path / name).mkdir()
+        assert parse(str(tmp_path / name)).file == tmp_path / name
+        assert parse(f"{tmp_path / name}@dilated").variant == "dilated"
+    assert parse("timm:resnet18", Path("w.pth")).file == Path("w.pth")
+
+
+@pytest.mark.parametrize("spec", ["rbg", "random:", "mocco:file.pth", "no/such/run", "no/such/run@last"])
 def test_an_unknown_encoder_is_refused_with_what_is_accepted(spec: str) -> None:
     with pytest.raises(BadInput, match="random-dense:NAME") as error:
         open_encoder(spec)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("random:test_resnet@dilatd", "got 'dilatd'"),
+        ("random:test_resnet@stage:5", "got @stage:5"),
+        ("random:test_resnet@dense", "got @dense"),
+        ("rgb@dilated", "no variant of rgb"),
+        ("MOCO@dense", "it has no decoder"),
+        ("MODEL@centered", "got 'centered'"),
+        ("torchvision:resnet18", "torchvision:NAME=FILE"),
+        ("timm:resnet18=", "a file after ="),
+        ("random:no_such_network", "no_such_network"),
+    ],
+)
+def test_a_wrong_variant_or_source_is_refused_in_a_line(spec: str, words: str, model: Path, moco: Path) -> None:
+    with pytest.raises(BadInput, match=words) as error:
+        open_encoder(spec.replace("MODEL", str(model)).replace("MOCO", str(moco)))
+    assert "\n" not in str(error.value)
+
+
+def test_weights_are_for_those_who_name_none() -> None:
+    for spec in ("rgb", "random:resnet18", "timm:resnet18=a.pth"):
+        with pytest.raises(BadInput, match="--weights is for"):
+            open_encoder(spec, weights=Path("w.pth"))
+
+
+@pytest.mark.parametrize("spec", ["sift", "random:test_resnet@last", "random:test_resnet@dilated", "random:test_vit"])
+def test_pictures_below_32_px_are_refused(spec: str) -> None:
+    with pytest.raises(BadInput, match="at least 32 px on each side, got 31x40"):
+        open_encoder(spec).features(torch.rand(1, 3, 31, 40))
 
 
 # --- Features -----------------------------------------------------------------------------------------------------

@@ -4,16 +4,20 @@ Every loading reports what matched, what was missing and what was not used; a pa
 user allows it by name.
 """
 
+import argparse
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.serialization import safe_globals
 
 from vader.checkpoint import read_tensors
 from vader.errors import BadCheckpoint
-from vader.network import Network
+from vader.network import Encoder, Network
+
+ADVICE = "check --encoder, or allow names with --set 'allow_missing=[\"PATTERN\"]'"
 
 # Prefixes under which known code bases keep the network that we want, tried in this order.
 PREFIXES = (
@@ -55,24 +59,51 @@ def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()
     `allow_missing` are patterns (regular expressions) of our names that the file need not have. Raises BadCheckpoint
     with the report if other names are missing or a shape differs.
     """
-    tensors = read_tensors(path)
+    tensors = read_foreign(path)
     ours = network.state_dict()
     if tensors.keys() >= ours.keys() and not _differing(tensors, ours):
-        return _load(network, tensors, str(path), "", (), allow_missing)
-    body = network.encoder.body
-    prefix, renamed = _best_prefix(tensors, body.state_dict())
+        return load_into(network, tensors, str(path), allow_missing=allow_missing)
+    return initialise_encoder(network.encoder, tensors, str(path), allow_missing=allow_missing)
+
+
+def initialise_encoder(
+    encoder: Encoder,
+    tensors: Mapping[str, Tensor],
+    source: str,
+    prefix: str | None = None,
+    allow_missing: tuple[str, ...] = (),
+    advice: str = ADVICE,
+) -> Report:
+    """Load named tensors into an encoder, those under `prefix`, or under the known one that fits most names.
+
+    Raises BadCheckpoint as `initialise` does, its message ending in `advice`.
+    """
+    ours = encoder.body.state_dict()
+    if prefix is None:
+        prefix, renamed = _best_prefix(tensors, ours)
+    else:
+        renamed = _strip(prefix, tensors, ours)
     others = tuple(name for name in tensors if not name.startswith(prefix))
-    return _load(body, renamed, str(path), prefix, others, allow_missing)
+    return load_into(encoder.body, renamed, source, prefix, others, allow_missing, advice)
+
+
+def read_foreign(path: Path) -> dict[str, Tensor]:
+    """`read_tensors`, for files too that keep the options of their training beside them, as PixPro's and DINO's do.
+
+    Those are an `argparse.Namespace`, which holds plain values and runs nothing; all other classes stay refused.
+    """
+    with safe_globals([argparse.Namespace]):
+        return read_tensors(path)
 
 
 def _best_prefix(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
     """The prefix under which most of the encoder's names are found, and the tensors without it."""
+    prefix = max(PREFIXES, key=lambda candidate: len(_strip(candidate, tensors, ours).keys() & ours.keys()))
+    return prefix, _strip(prefix, tensors, ours)
 
-    def strip(prefix: str) -> dict[str, Tensor]:
-        return {_timm_name(n[len(prefix) :], ours): t for n, t in tensors.items() if n.startswith(prefix)}
 
-    prefix = max(PREFIXES, key=lambda candidate: len(strip(candidate).keys() & ours.keys()))
-    return prefix, strip(prefix)
+def _strip(prefix: str, tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {_timm_name(n[len(prefix) :], ours): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _timm_name(name: str, ours: Mapping[str, Tensor]) -> str:
@@ -85,14 +116,19 @@ def _differing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> lis
     return [name for name in ours if name in tensors and tensors[name].shape != ours[name].shape]
 
 
-def _load(
+def load_into(
     module: nn.Module,
     tensors: Mapping[str, Tensor],
     source: str,
-    prefix: str,
-    others: tuple[str, ...],  # names of the file beyond the prefix
-    allow_missing: tuple[str, ...],
+    prefix: str = "",
+    others: tuple[str, ...] = (),
+    allow_missing: tuple[str, ...] = (),
+    advice: str = ADVICE,
 ) -> Report:
+    """Load tensors under the module's own names; `prefix` is what was cut from them, `others` the file's other names.
+
+    Raises BadCheckpoint, with the report and `advice`, for missing names, other shapes or a larger network's file.
+    """
     ours = module.state_dict()
     differing = _differing(tensors, ours)
     # num_batches_tracked is a counter that old files lack and that nothing reads.
@@ -104,21 +140,18 @@ def _load(
         name = differing[0]
         raise BadCheckpoint(
             f"{source}: {name} has shape {tuple(tensors[name].shape)}, the network expects {tuple(ours[name].shape)} "
-            f"({len(differing)} tensors differ); is --encoder the network that these weights were made for?"
+            f"({len(differing)} tensors differ); is this the network that these weights were made for? {advice}"
         )
     refused = [name for name in missing if not any(re.search(pattern, name) for pattern in allow_missing)]
     if refused or not report.matched:
-        raise BadCheckpoint(
-            f"{report}. A partial match is refused; check --encoder, or allow names with --set "
-            "'allow_missing=[\"PATTERN\"]'"
-        )
+        raise BadCheckpoint(f"{report}. A partial match is refused; {advice}")
     # ResNet-18's names are all found in ResNet-34, too; what is left of the same blocks gives the larger one away.
     blocks = {name.split(".")[0] for name in ours}
     larger = [name for name in tensors if name not in ours and name.split(".")[0] in blocks]
     if larger:
         raise BadCheckpoint(
             f"{report}. The file's network is larger than the encoder ({len(larger)} tensors more in the same blocks, "
-            f"such as {larger[0]}); check --encoder"
+            f"such as {larger[0]}); {advice}"
         )
     module.load_state_dict({name: tensors.get(name, ours[name]) for name in ours})
     return report

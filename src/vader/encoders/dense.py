@@ -1,0 +1,91 @@
+"""What every encoder is to the exams: pictures in, a vector for every cell out.
+
+Axes: B images, C channels, D embedding, H W pixels, h w cells.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vader.errors import BadInput
+from vader.network import MIN_SIDE
+
+
+@dataclass(frozen=True)
+class DenseEncoder:
+    """Something that gives every cell of a picture a vector.
+
+    `features` takes images (B, 3, H, W) in [0, 1], on any device, to maps (B, C, ceil(H / stride), ceil(W / stride)),
+    not normalised: what a probe reads. `to_embedding` is for encoders whose cosine needs more than normalising.
+
+    `facts` say what it is, in plain JSON: spec, source, variant, mean and std of the normalisation, `loaded` (matched,
+    missing and unused tensors of its file), the file and its SHA-256, and for our models the card.
+
+    `pending` says that `fit` has yet to see pictures: to reduce to that many dimensions, or to find the mean. Until
+    then features of `channels` channels do not exist, and asking for them is our own mistake; `unfitted` gives those
+    before the reduction.
+    """
+
+    name: str
+    stride: int
+    channels: int
+    features: Callable[[Tensor], Tensor]
+    to_embedding: Callable[[Tensor], Tensor] | None = None  # images -> normalised maps, in place of the features'
+    facts: dict[str, Any] = field(default_factory=dict)
+    pending: int | Literal["centred"] | None = None
+    unfitted: "DenseEncoder | None" = None
+
+    def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
+        """L2-normalised maps, whose products are similarities."""
+        if self.to_embedding:
+            return self.to_embedding(images)
+        return F.normalize(self.features(images).float(), dim=1)
+
+
+def await_fitting(encoder: DenseEncoder, name: str, pending: int | Literal["centred"]) -> DenseEncoder:
+    """The encoder as it will be once `fit` has seen pictures. Raises BadInput for more dimensions than channels."""
+    if pending != "centred" and not 1 <= pending <= encoder.channels:
+        raise BadInput(
+            f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {pending}; it has no more"
+        )
+
+    def features(images: Tensor) -> Tensor:
+        raise AssertionError(f"{name} has to see pictures first: call vader.encoders.fit")
+
+    channels = encoder.channels if pending == "centred" else pending
+    return DenseEncoder(name, encoder.stride, channels, features, None, encoder.facts, pending, encoder)
+
+
+def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -> Float[Tensor, "B 3 _ _"]:
+    """The images, padded right and below with `mean` (3, 1, 1) to multiples of `multiple` pixels.
+
+    Once normalised the padding is zeros, what convolutions pad with themselves. Raises BadInput below 32 px.
+    """
+    H, W = _large_enough(images)
+    bottom, right = -H % multiple, -W % multiple
+    if not (bottom or right):
+        return images
+    padded = mean.expand(*images.shape[:2], H + bottom, W + right).to(images.dtype).clone()
+    padded[..., :H, :W] = images
+    return padded
+
+
+def edge_padded(images: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 _ _"]:
+    """The images, their last row and column repeated right and below up to multiples of `multiple` pixels.
+
+    For transformers, which see a padded patch as an object among others. Raises BadInput below 32 px.
+    """
+    H, W = _large_enough(images)
+    return F.pad(images, (0, -W % multiple, 0, -H % multiple), mode="replicate")
+
+
+def _large_enough(images: Tensor) -> torch.Size:
+    size = images.shape[2:]
+    if min(size) < MIN_SIDE:
+        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {size[0]}x{size[1]}; enlarge them")
+    return size

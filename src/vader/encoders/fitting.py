@@ -1,0 +1,109 @@
+"""What an encoder learns from unlabelled pictures before an exam: its mean, and its main directions.
+
+Axes: B images, C channels, D embedding, h w cells, n cells of one picture that count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor
+
+from vader.encoders.dense import DenseEncoder
+from vader.errors import BadInput
+
+CELLS = 1024  # of each picture, on a regular grid: neighbouring cells say much the same
+
+Pictures = Sequence[UInt8[np.ndarray, "_ _ 3"]]
+
+
+def fit(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
+    """The encoder with what it awaits done on these pictures of the train split; itself if it awaits nothing.
+
+    Raises BadInput for no pictures.
+    """
+    if encoder.pending is None:
+        return encoder
+    assert encoder.unfitted is not None
+    base = fit(encoder.unfitted, images)
+    fitted = centre(base, images) if encoder.pending == "centred" else reduce_by_pca(base, images, encoder.pending)
+    return replace(fitted, name=encoder.name)
+
+
+def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEncoder:
+    """The encoder with its normalised features centred and turned onto their `dim` main directions over `images`.
+
+    So that encoders of many channels can be held against ours at equal dimension. Of larger pictures every second,
+    third ... row and column of cells counts, so that no more than 1024 do. Raises BadInput for more directions than
+    channels, or no pictures.
+    """
+    if not 1 <= dim <= encoder.channels:
+        raise BadInput(f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {dim}")
+    count, mean, second = _moments(encoder, images)
+    _, directions = torch.linalg.eigh(second - mean.outer(mean))  # ascending
+    turn = directions[:, -dim:].flip(1).T.float()  # (D, C)
+    offset = turn @ mean.float()
+
+    @torch.no_grad()
+    def features(pixels: Tensor) -> Tensor:
+        maps = encoder.embed(pixels)
+        turned = torch.einsum("dc,bchw->bdhw", turn.to(maps.device), maps)
+        return turned - offset[:, None, None].to(maps.device)
+
+    told = {"kind": "pca", "dim": dim, "pictures": len(images), "cells": count}
+    return DenseEncoder(f"{encoder.name}:{dim}", encoder.stride, dim, features, facts=_tell(encoder, told))
+
+
+def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
+    """The encoder with the mean of its normalised features over `images` subtracted; `embed` normalises once more.
+
+    Its similarities are those of `reduce_by_pca` to all channels. Raises BadInput for no pictures.
+    """
+    count, total = 0, torch.zeros((), dtype=torch.float64)
+    for image in _some(encoder, images):
+        cells = _cells(encoder, image)
+        count, total = count + len(cells), total + cells.sum(0)
+    mean = (total / count).float()
+
+    @torch.no_grad()
+    def features(pixels: Tensor) -> Tensor:
+        maps = encoder.embed(pixels)
+        return maps - mean[:, None, None].to(maps.device)
+
+    told = {"kind": "centred", "pictures": len(images), "cells": count}
+    # Raw colour's embedding has a channel more than its features.
+    return DenseEncoder(f"{encoder.name}@centred", encoder.stride, len(mean), features, facts=_tell(encoder, told))
+
+
+def _moments(encoder: DenseEncoder, images: Pictures) -> tuple[int, Float64[Tensor, "C"], Float64[Tensor, "C C"]]:
+    """How many cells counted, their mean and their mean outer product, in float64."""
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for image in _some(encoder, images):
+        cells = _cells(encoder, image)
+        count, total, products = count + len(cells), total + cells.sum(0), products + cells.T @ cells
+    return count, total / count, products / count
+
+
+@torch.no_grad()
+def _cells(encoder: DenseEncoder, image: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "n C"]:
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+    found = encoder.embed(pixels)[0]  # (C, h, w)
+    step = 1
+    while -(-found.shape[1] // step) * -(-found.shape[2] // step) > CELLS:
+        step += 1
+    cells = found[:, ::step, ::step].flatten(1).T.double().cpu()
+    if not cells.isfinite().all():
+        raise BadInput(f"encoder {encoder.name}: expected finite features, got NaN or infinite ones; is it trained?")
+    return cells
+
+
+def _some(encoder: DenseEncoder, images: Pictures) -> Pictures:
+    if not len(images):
+        raise BadInput(f"{encoder.name}: expected pictures of the train split to fit it on, got none")
+    return images
+
+
+def _tell(encoder: DenseEncoder, step: dict) -> dict:
+    return {**encoder.facts, "fitted": [*encoder.facts.get("fitted", []), step]}

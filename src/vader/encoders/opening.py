@@ -1,0 +1,126 @@
+"""One door for every encoder: what a user writes -> an encoder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vader.checkpoint import find_model, load_model
+from vader.cost import fitting_decoder
+from vader.encoders.backbones import Transformer, backbone
+from vader.encoders.dense import DenseEncoder, await_fitting, edge_padded
+from vader.encoders.handmade import raw_colours, sift
+from vader.encoders.spec import Spec, parse
+from vader.encoders.variants import normalisation, on_device, read_cnn
+from vader.encoders.weights import family_network, named_network
+from vader.errors import BadInput
+from vader.network import STRIDE, DenseNetwork, Encoder, Network, NetworkConfig, build
+
+
+def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | None = None) -> DenseEncoder:
+    """The encoder that `spec`, SOURCE[@VARIANT[:D]][@centred], names. SOURCE is one of
+
+    * a run folder or `model.safetensors`: VADeR's own map, MoCo's hypercolumn;
+    * `rgb`: the mean colour of each 4 x 4 cell; `sift`: dense SIFT of 16 x 16 px at stride 4;
+    * `random:NAME`: a timm network with random weights, the same every time; `random-dense:NAME`: VADeR's network with
+      random weights and the decoder that the recipes give that CNN;
+    * `timm:NAME`: with the weights in `weights`, or of `timm:NAME=FILE`, or timm's own, downloaded if they may be;
+    * `torchvision:NAME=FILE`, and official files: `moco:FILE`, `densecl:FILE`, `pixpro:FILE`, `dino:FILE`,
+      `dinov2:FILE`.
+
+    VARIANT is how to read a CNN: `hypercolumn` (the default), `last`, `stage:1` ... `stage:4`, `dilated` (see
+    `variants.read_cnn`); a vader model's encoder can be read so, too, and `dense` is its own map. Transformers have
+    `last` alone: the patches' tokens, at the patch's stride. With `:D`, or `@centred`, the encoder has to see pictures
+    first: give it to `fit`.
+
+    Raises BadInput for anything else, BadCheckpoint for a file that does not fit.
+    """
+    asked = parse(spec, weights)
+    encoder = _with_facts(_source(asked, device), spec)
+    if asked.dim is not None:
+        encoder = await_fitting(encoder, spec, asked.dim)
+    return await_fitting(encoder, spec, "centred") if asked.centred else encoder
+
+
+def fresh_encoder(config: NetworkConfig, name: str, seed: int = 0, device: str | torch.device = "cpu") -> DenseEncoder:
+    """A network with the random weights of `seed`: what an architecture is worth before it learns."""
+    return _with_facts(_read_ours(_fresh(config, seed), None, name, {"source": "random", "seed": seed}, device), name)
+
+
+def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
+    """The encoder without its `:D` and `@centred`."""
+    variant, told = asked.variant, asked.text
+    if asked.kind in ("rgb", "sift"):
+        if variant not in (None, "plain"):
+            raise BadInput(f"{told}: expected no variant of {asked.kind} but plain, got @{variant}")
+        return (raw_colours if asked.kind == "rgb" else sift)(device)
+    if asked.kind == "model":
+        network = load_model(str(asked.file), device)
+        card = network.card
+        facts: dict[str, Any] = {"source": "model", "loaded": _all(network), "sha256": str(card.get("sha256", ""))[:16]}
+        facts |= {"file": str(find_model(Path(str(asked.file)))), "lineage": card}
+        return _read_ours(network, variant, told, facts, device)
+    if asked.kind == "random-dense":
+        return _read_ours(_fresh(_dense_config(asked.name)), variant, told, {"source": asked.kind, "seed": 0}, device)
+    if asked.kind == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            found: Encoder | Transformer = backbone(asked.name)
+        facts = {"source": "random", "seed": 0, "loaded": None, "lineage": "random weights"}
+    elif asked.kind in ("timm", "torchvision"):
+        if asked.kind == "torchvision" and not asked.file:
+            raise BadInput(f"{told}: expected torchvision:NAME=FILE, got no file; name one, or use timm:NAME")
+        found, facts = named_network(asked)
+    else:
+        found, facts = family_network(asked)
+    if isinstance(found, Encoder):
+        return read_cnn(found, variant or "hypercolumn", told, facts, device)
+    return _read_transformer(found, variant, told, facts, device)
+
+
+def _with_facts(encoder: DenseEncoder, spec: str) -> DenseEncoder:
+    encoder.facts.update({"spec": spec, "stride": encoder.stride, "channels": encoder.channels})
+    return encoder
+
+
+def _fresh(config: NetworkConfig, seed: int = 0) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config).eval()
+
+
+def _dense_config(name: str) -> NetworkConfig:
+    with torch.random.fork_rng(devices=[]):  # it builds networks to measure them
+        widths = {} if name == NetworkConfig().encoder else fitting_decoder(name)
+    return NetworkConfig.model_validate({"encoder": name} | widths)
+
+
+def _all(network: Network) -> dict[str, int]:
+    """`load_model` takes whole files only."""
+    return {"matched": len(network.state_dict()), "missing": 0, "unused": 0}
+
+
+def _read_ours(
+    network: Network, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
+) -> DenseEncoder:
+    """One of our networks by its own map, or its encoder as a variant has it."""
+    facts = {"loaded": None, "lineage": "random weights", **facts}
+    own = "dense" if isinstance(network, DenseNetwork) else "hypercolumn"
+    if (variant or own) != "dense":
+        return read_cnn(network.encoder, variant or own, name, facts, device)
+    if not isinstance(network, DenseNetwork):
+        raise BadInput(f"{name}: expected of MoCo's network a variant of its encoder, got @dense; it has no decoder")
+    network = network.to(device)
+    facts |= {"network": network.config.encoder, "variant": "dense", **normalisation(network.encoder)}
+    return DenseEncoder(name, STRIDE, network.config.dim, on_device(network.features, device), facts=facts)
+
+
+def _read_transformer(
+    network: Transformer, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
+) -> DenseEncoder:
+    if variant not in (None, "last"):
+        raise BadInput(f"{name}: expected @last of a transformer, which has one resolution, got @{variant}")
+    network = network.eval().to(device)
+    facts = {**facts, "network": network.name, "variant": "last", **normalisation(network)}
+    read = on_device(lambda images: network(edge_padded(images, network.patch)).float(), device)
+    return DenseEncoder(name, network.patch, network.channels, read, facts=facts)

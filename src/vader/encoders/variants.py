@@ -1,0 +1,68 @@
+"""The ways to read a dense map off a convolutional network that was made for whole images.
+
+Axes: B images, C channels, H W pixels, h w cells.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vader.encoders.dense import DenseEncoder, mean_padded
+from vader.encoders.dilation import dilate
+from vader.encoders.spec import CNN_VARIANTS
+from vader.errors import BadInput
+from vader.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
+
+COARSEST = LEVEL_STRIDES[-1]
+
+
+def read_cnn(
+    encoder: Encoder, variant: str, name: str, facts: dict[str, Any], device: str | torch.device
+) -> DenseEncoder:
+    """The encoder's map as the variant has it:
+
+    * `hypercolumn`: all levels, each L2-normalised, bilinearly brought to stride 4 and concatenated;
+    * `last`: the deepest level, stride 32; `stage:1` to `stage:4`: the level at stride 4, 8, 16, 32;
+    * `dilated`: the deepest level at stride 4, strides traded for dilation (it changes the encoder's modules).
+
+    Raises BadInput for another variant.
+    """
+    encoder = encoder.eval().to(device)
+    facts = {**facts, "network": encoder.name, "variant": variant, **normalisation(encoder)}
+    if variant == "hypercolumn":
+        stride, channels = STRIDE, sum(encoder.channels)
+        read: Callable[[Tensor], Tensor] = lambda images: hypercolumn(encoder, images)  # noqa: E731
+    elif variant == "dilated":
+        dilate(encoder)
+        stride, channels = STRIDE, encoder.channels[-1]
+        read = lambda images: _level(encoder, images, -1, STRIDE, STRIDE)  # noqa: E731
+    elif variant == "last" or variant in CNN_VARIANTS:
+        index = len(LEVEL_STRIDES) - 1 if variant == "last" else int(variant.removeprefix("stage:")) - 1
+        stride, channels = LEVEL_STRIDES[index], encoder.channels[index]
+        read = lambda images: _level(encoder, images, index, COARSEST, stride)  # noqa: E731
+    else:
+        raise BadInput(f"{name}: expected of a CNN one of {', '.join(CNN_VARIANTS)}, got @{variant}")
+    return DenseEncoder(name, stride, channels, on_device(read, device), facts=facts)
+
+
+def on_device(read: Callable[[Tensor], Tensor], device: str | torch.device) -> Callable[[Tensor], Tensor]:
+    """`read` for images of any device, without gradients."""
+
+    @torch.no_grad()  # not inference mode: a probe will compute gradients with these
+    def features(images: Tensor) -> Tensor:
+        return read(images.to(device))
+
+    return features
+
+
+def normalisation(encoder: Any) -> dict[str, list[float]]:
+    """What an encoder subtracts from its images and divides them by, for `facts`."""
+    return {word: [round(float(v), 4) for v in getattr(encoder, word).flatten()] for word in ("mean", "std")}
+
+
+def _level(encoder: Encoder, images: Tensor, index: int, multiple: int, stride: int) -> Tensor:
+    """One level of the encoder, cropped to the images' own cells."""
+    h, w = (-(-side // stride) for side in images.shape[2:])
+    return encoder(mean_padded(images, multiple, encoder.mean))[index][..., :h, :w].float()
