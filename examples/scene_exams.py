@@ -39,8 +39,9 @@ class Counts:
 
     train: int = 160  # of segmentation and depth
     test: int = 80
-    clips: int = 6
+    clips: int = 8
     frames: int = 10
+    rate: float = 5.0  # frames a second; at 10 the first mask copied gets J .63, which leaves little to tell apart
     pairs: int = 48
     size: int = 128
     clip_size: tuple[int, int] = (256, 160)  # width, height
@@ -75,7 +76,7 @@ def make_sets(counts: Counts, config: SceneConfig, workers: int = 1) -> Sets:
     width, height = counts.clip_size
     n = counts.size
     plain = config.model_copy(update={"exposure": 0.0})
-    plain_clips = clips(plain, SEED + 2, counts.clips, width, height, counts.frames, workers)
+    plain_clips = clips(plain, SEED + 2, counts.clips, width, height, counts.frames, workers, counts.rate)
     plain_pairs = view_pairs(plain, SEED + 3, counts.pairs, n, n, workers)
     return Sets(
         counts,

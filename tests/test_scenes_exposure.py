@@ -56,7 +56,8 @@ def test_the_same_seed_gives_the_same_shots_and_two_shots_differ() -> None:
     later = reexposed(view_pair(PLAIN, 7, 40, 40, 2), 0.5, (7, 2))
     np.testing.assert_array_equal(first.first.image, later.first.image)
     np.testing.assert_array_equal(first.second.image, later.second.image)
-    one, two = clip(REAL, 7, 40, 40, 2, 0), clip(REAL, 7, 40, 40, 2, 0)
+    one, two = clip(REAL, 7, 40, 40, 2, 5, 0), clip(REAL, 7, 40, 40, 2, 5, 0)
     np.testing.assert_array_equal(one[1].image, two[1].image)
+    assert [frame.time for frame in one] == [0.0, 0.2]
     same = shoot(first.first, 0.5, (9, 1)).image, shoot(first.first, 0.5, (9, 2)).image
     assert (same[0] != same[1]).mean() > 0.5

@@ -43,10 +43,10 @@ def still(config: SceneConfig, seed: int, width: int, height: int, index: int) -
     return shoot(render(world, world.camera(width, height)), config.exposure, (seed, index, 2))
 
 
-def clip(config: SceneConfig, seed: int, width: int, height: int, frames: int, index: int) -> list[Frame]:
-    """World `index` through time, ten frames a second."""
+def clip(config: SceneConfig, seed: int, width: int, height: int, frames: int, rate: float, index: int) -> list[Frame]:
+    """World `index` through time, `rate` frames a second. Its camera's way is clear for two seconds."""
     world = make_world(config, seed, index)
-    times = [t / FRAMES_PER_SECOND for t in range(frames)]
+    times = [t / rate for t in range(frames)]
     rendered = [render(world, world.camera(width, height, time), time) for time in times]
     return [film(frame, config.exposure, (seed, index, 2)) for frame in rendered]
 
@@ -84,10 +84,17 @@ def stills(config: SceneConfig, seed: int, count: int, width: int, height: int, 
 
 
 def clips(
-    config: SceneConfig, seed: int, count: int, width: int, height: int, frames: int, workers: int = 1
+    config: SceneConfig,
+    seed: int,
+    count: int,
+    width: int,
+    height: int,
+    frames: int,
+    workers: int = 1,
+    rate: float = FRAMES_PER_SECOND,
 ) -> list[list[Frame]]:
     """Clips of worlds 0 to count - 1."""
-    return list(_each(partial(clip, config, seed, width, height, frames), count, workers))
+    return list(_each(partial(clip, config, seed, width, height, frames, rate), count, workers))
 
 
 def view_pairs(config: SceneConfig, seed: int, count: int, width: int, height: int, workers: int = 1) -> list[ViewPair]:
