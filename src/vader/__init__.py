@@ -11,10 +11,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from vader.checkpoint import load_model as load
+    from vader.compare import compare
+    from vader.evaluate import evaluate
     from vader.pretrain import PretrainConfig, pretrain
     from vader.views import ViewConfig
 
 _WHERE = {
+    "compare": ("vader.compare", "compare"),
+    "evaluate": ("vader.evaluate", "evaluate"),
     "load": ("vader.checkpoint", "load_model"),
     "pretrain": ("vader.pretrain", "pretrain"),
     "PretrainConfig": ("vader.pretrain", "PretrainConfig"),
@@ -23,7 +27,9 @@ _WHERE = {
     "recipes": ("vader.recipes", None),
     "VaderError": ("vader.errors", "VaderError"),
 }
-__all__ = ["NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "load", "pretrain", "recipes"]
+__all__ = [
+    "NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "compare", "evaluate", "load", "pretrain", "recipes",
+]  # fmt: skip
 
 
 class _Package(ModuleType):

@@ -169,3 +169,35 @@ def bars_by_group(
     # Beneath the bars, where it can hide none of them.
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(6, len(series)), frameon=False, fontsize=8)
     return _save(figure, path)
+
+
+def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, title: str = "") -> Path:
+    """A confusion matrix (K, K) of counts as shares of its rows, which are the truth; empty rows stay empty."""
+    total = matrix.sum(1, keepdims=True)
+    shares = np.divide(100.0 * matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+    count = len(names)
+    side = min(14.0, 2.2 + 0.32 * count)
+    figure, plot = plt.subplots(figsize=(side, side))
+    shown = plot.imshow(shares, cmap="Greens", vmin=0, vmax=100)
+    size = 8 if count <= 30 else 4
+    plot.set_xticks(range(count), names, rotation=90, fontsize=size)
+    plot.set_yticks(range(count), names, fontsize=size)
+    plot.set_xlabel("called")
+    plot.set_ylabel("truth")
+    plot.tick_params(length=0)
+    if count <= 25:  # more numbers than these nobody reads
+        for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+            share = shares[row, column]
+            plot.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6,
+                      color="white" if share > 60 else "black")  # fmt: skip
+    figure.colorbar(shown, shrink=0.6, label="% of the row")
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    return _save(figure, path)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """Numbers from 0 to 1, (H, W), in colours from dark to bright, (H, W, 3) uint8; 0, which is unknown, is grey."""
+    coloured = (255 * mpl.colormaps["magma"](np.clip(values, 0, 1))[..., :3]).astype(np.uint8)
+    coloured[values <= 0] = 128
+    return coloured

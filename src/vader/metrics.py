@@ -1,21 +1,24 @@
 """Scores of masks, depths and matches, written from their definitions.
 
-Axes: H W pixels, N points, K classes or thresholds. Labels and masks are numpy arrays; a label map holds a class (or
-`ignore`) in each pixel.
+Axes: H W pixels, N points, K classes or thresholds, T frames. Labels and masks are numpy arrays; a label map holds a
+class (or `ignore`) in each pixel.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Integer, UInt8
+from jaxtyping import Bool, Float, Int64, Integer
 
 from vader.errors import BadInput
 
 VOID = 255  # the label of pixels that no score counts
 DELTA = 1.25  # the ratio of depths within which `delta1` counts a pixel
 TOLERANCE = 0.008  # of the boundary measure, as a share of the picture's diagonal
+RECALLED = 0.5  # a frame whose J or F is above it is recalled
+QUARTERS = 4  # bins of a clip, of which the decay compares the first and the last
 
 # --- Labels -------------------------------------------------------------------------------------------------------
 
@@ -49,6 +52,25 @@ def miou(confusion: Int64[np.ndarray, "K K"], present_only: bool = True) -> tupl
     each = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
     counted = each[union > 0] if present_only else np.nan_to_num(each)
     return (float(counted.mean()) if union.any() else float("nan")), each
+
+
+def hungarian_miou(
+    confusion: Int64[np.ndarray, "K K"],
+) -> tuple[float, Float[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
+    """Mean IoU, each class's and its predicted label, when labels are given to classes one to one and at their best.
+
+    The mean is over the classes that occur in the truth, and the largest that any matching has: a label that goes to a
+    class that does not occur costs the others its pixels, and nothing more. Such classes have nan. So it is at least
+    `miou` of the matrix as it is.
+    """
+    from scipy.optimize import linear_sum_assignment  # takes longer to import than all scores to compute
+
+    truths, calls = confusion.sum(1), confusion.sum(0)
+    union = truths[:, None] + calls - confusion
+    each = np.divide(confusion, union, out=np.zeros(confusion.shape), where=union > 0)
+    _, labels = linear_sum_assignment(each, maximize=True)
+    best = np.where(truths > 0, each[np.arange(len(each)), labels], np.nan)
+    return (float(np.nanmean(best)) if truths.any() else float("nan")), best, labels.astype(np.int64)
 
 
 def pixel_accuracy(confusion: Int64[np.ndarray, "K K"]) -> float:
@@ -96,8 +118,11 @@ def jaccard(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> float:
 
 def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """The pixels that differ from their right, lower or lower-right neighbour; beyond the edge the mask goes on."""
-    padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
-    return (mask ^ padded[:-1, 1:]) | (mask ^ padded[1:, :-1]) | (mask ^ padded[1:, 1:])
+    edge = np.zeros_like(mask)
+    edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
+    edge[:-1] |= mask[:-1] ^ mask[1:]
+    edge[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
+    return edge
 
 
 def boundary_f(pred: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"], tolerance: float = TOLERANCE) -> float:
@@ -105,22 +130,70 @@ def boundary_f(pred: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"], to
 
     1 if neither mask has a boundary, 0 if one of them has none.
     """
-    ours, theirs = boundary(pred), boundary(truth)
-    if not (ours.any() and theirs.any()):
-        return float(not ours.any() and not theirs.any())
-    disk = _disk(int(np.ceil(tolerance * np.hypot(*pred.shape))))
-    precision = np.count_nonzero(ours & _dilate(theirs, disk)) / np.count_nonzero(ours)
-    recall = np.count_nonzero(theirs & _dilate(ours, disk)) / np.count_nonzero(theirs)
+    radius = int(np.ceil(tolerance * np.hypot(*pred.shape)))
+    window = _window(pred, truth)
+    ours, theirs = boundary(pred[window]), boundary(truth[window])
+    lengths = np.count_nonzero(ours), np.count_nonzero(theirs)
+    if not all(lengths):
+        return float(not any(lengths))
+    pitch = ours.shape[1] + radius
+    a, b = _packed(ours, pitch), _packed(theirs, pitch)
+    precision = (a & _dilated(b, radius, pitch)).bit_count() / lengths[0]
+    recall = (b & _dilated(a, radius, pitch)).bit_count() / lengths[1]
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _disk(radius: int) -> UInt8[np.ndarray, "side side"]:
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    return (x**2 + y**2 <= radius**2).astype(np.uint8)
+def _window(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
+    """The rectangle around both masks and one pixel more, where there is one: no boundary lies outside."""
+    x, y, width, height = cv2.boundingRect((a | b).view(np.uint8))
+    return slice(max(0, y - 1), y + height + 1), slice(max(0, x - 1), x + width + 1)
 
 
-def _dilate(mask: Bool[np.ndarray, "H W"], disk: UInt8[np.ndarray, "side side"]) -> Bool[np.ndarray, "H W"]:
-    return cv2.dilate(mask.astype(np.uint8), disk).astype(bool)
+def _packed(mask: Bool[np.ndarray, "h w"], pitch: int) -> int:
+    """The mask as one long integer, pixel (column j, row i) being bit i * pitch + j; the bits between rows are 0."""
+    rows = np.zeros((mask.shape[0], pitch), dtype=bool)
+    rows[:, : mask.shape[1]] = mask
+    return int.from_bytes(np.packbits(rows, bitorder="little").tobytes(), "little")
+
+
+def _dilated(mask: int, radius: int, pitch: int) -> int:
+    """A packed mask dilated by the disk of all offsets up to `radius`; `pitch` leaves as many bits between rows.
+
+    What it says of the bits between the rows means nothing.
+    """
+    # A shift moves the pixels thirty at a time; of bytes, the same dilation took two to three times as long.
+    wider = [mask]  # by 0, 1, 2 ... pixels to the left and right
+    for dx in range(1, radius + 1):
+        wider.append(wider[-1] | mask << dx | mask >> dx)
+    result = wider[radius]
+    for dy in range(1, radius + 1):
+        row = wider[math.isqrt(radius**2 - dy**2)]
+        result |= row << dy * pitch | row >> dy * pitch
+    return result
+
+
+@dataclass(frozen=True)
+class MaskStatistics:
+    """Of one object's J or F over the frames of a clip: the mean, the share of frames above 0.5, and how much the
+    last quarter of the clip is below the first."""
+
+    mean: float
+    recall: float
+    decay: float
+
+
+def mask_statistics(values: Float[np.ndarray, "T"]) -> MaskStatistics:
+    """DAVIS 2017's three numbers of a score per frame; all nan for no frames.
+
+    The quarters end at round(linspace(1, T, 5)), halves rounded up, and both of their ends belong to them, so that
+    neighbours share a frame. The public evaluation package keeps these ends in 8 bits, so above 256 frames its decay
+    is of other frames, or nan; ours is not.
+    """
+    if not len(values):
+        return MaskStatistics(float("nan"), float("nan"), float("nan"))
+    ends = np.floor(np.linspace(1, len(values), QUARTERS + 1) + 0.5 + 1e-10).astype(np.int64) - 1
+    first, last = values[: ends[1] + 1], values[ends[-2] :]
+    return MaskStatistics(float(values.mean()), float((values > RECALLED).mean()), float(first.mean() - last.mean()))
 
 
 # --- Matches ------------------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def grid(table: Table) -> list[list[dict[str, Any]]]:
     return rows
 
 
-def words(value: JsonValue) -> str:
+def words(value: Any) -> str:
     """A fact's value for reading: 'a, b', 'python 3.11 · torch 2.11', 'yes', 0.25, a dash for None."""
     if value is None or value == [] or value == {}:
         return DASH
@@ -187,12 +187,15 @@ def words(value: JsonValue) -> str:
 # --- Files ---------------------------------------------------------------------------------------------------------
 
 
-def write(report: Report, folder: Path) -> Path:
-    """Write report.html, table.md and report.json; gives the page's path. All is rendered before a file is touched."""
-    page, text = to_html(report), to_text(report)
+def write(report: Report, folder: Path, text: str = "table.md") -> Path:
+    """Write report.html, report.json and the tables' Markdown under the name of `text`; gives the page's path.
+
+    All is rendered before a file is touched.
+    """
+    page, markdown = to_html(report), to_text(report)
     make_folder(folder)
     write_atomic(folder / "report.html", page)
-    write_atomic(folder / "table.md", text)
+    write_atomic(folder / text, markdown)
     # The last one says that the others are whole and of the same report.
     write_json(folder / "report.json", to_json(report))
     return folder / "report.html"

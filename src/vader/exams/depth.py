@@ -2,34 +2,44 @@
 
 The house probe with one output: batch norm without affine part and a 1x1 convolution on the dense map, the output
 bilinearly at the labels' size, L1 on the depth in metres over its valid pixels. A closed-form ridge regression is the
-start, L1 the end. Axes: C channels, N pixels, H W pixels, h w cells.
+start, L1 the end. Axes: B pictures, T probes, C channels, N pixels, H W pixels, h w cells.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vader.exams.features import LinearProbe, PixelDraw, ProbeConfig, check_set, fold, full_size, standard_of
+from vader.exams.features import LinearProbe, PixelDraw, ProbeConfig, check_set, full_size
+from vader.exams.heads import RATES, Draws, Picked, hold_out, learn, stacked
 from vader.metrics import depth_errors
 
 RIDGE = 1e-3  # beside correlations, whose diagonal is 1
 NEAREST = 1e-3  # metres; predictions are clamped to it
 LR = 0.01  # of the L1 steps: the start is near
 
+Crop = tuple[int, int, int, int]  # top, bottom, left, right of a 480 x 640 picture
+FRAME = (480, 640)
+Watch = Callable[[int, np.ndarray], None]  # (number of the picture, each probe's depths (T, H, W))
+
 
 @dataclass(frozen=True)
 class DepthScore:
     """Errors in metres, or shares. Each is the mean over pictures of the picture's own; `pooled_rmse` is over all
-    pixels at once. nan if no picture has a valid pixel."""
+    pixels at once. nan if no picture has a valid pixel.
+
+    `errors` are each picture's RMSE, abs-rel and delta1 (nan without a valid pixel, counted in `skipped`).
+    """
 
     rmse: float
     pooled_rmse: float
     abs_rel: float
     delta1: float
+    errors: Float[np.ndarray, "B 3"]
+    skipped: int = 0
 
 
 def linear_depth(
@@ -49,26 +59,75 @@ def linear_depth(
     beyond `farthest`, to which predictions are clamped too (protocols of indoor scenes say 10 m). Maps of zeros give
     the score of the best constant. Raises BadInput for sets that do not fit each other.
     """
-    check_set("training set", train, train_depths, stride)
     check_set("test set", test, test_depths, stride)
     probe = train_probe(train, train_depths, stride=stride, seed=seed, farthest=farthest, config=config)
-    each, squares, pixels = [], 0.0, 0
-    for one, depth in zip(test, test_depths, strict=True):
-        valid = is_valid(depth, farthest)
-        if not valid.any():
-            continue
-        errors = depth_errors(predict_depth(probe, one, stride, depth.shape, farthest), depth, valid)
-        each.append((errors.rmse, errors.abs_rel, errors.delta1))
-        squares, pixels = squares + errors.rmse**2 * valid.sum(), pixels + int(valid.sum())
-    if not each:
-        return DepthScore(*[float("nan")] * 4)
-    rmse, abs_rel, delta1 = np.mean(each, 0).tolist()
-    return DepthScore(rmse, float(np.sqrt(squares / pixels)), abs_rel, delta1)
+    pairs = zip(test, test_depths, strict=True)
+    return score_probes([probe], pairs, stride=stride, farthest=farthest)[0][0]
 
 
-def is_valid(depth: Float[np.ndarray, "H W"], farthest: float = float("inf")) -> Bool[np.ndarray, "H W"]:
+def is_valid(depth: Float[np.ndarray, "*shape"], farthest: float = float("inf")) -> Bool[np.ndarray, "*shape"]:
     """Where there is a depth to learn or to find."""
     return np.isfinite(depth) & (depth > 0) & (depth <= farthest)
+
+
+# --- Scoring ------------------------------------------------------------------------------------------------------
+
+
+def score_probes(
+    probes: Sequence[LinearProbe],
+    test: Iterable[tuple[Float[Tensor, "C _ _"], Float[np.ndarray, "_ _"]]],
+    *,
+    stride: int = 4,
+    farthest: float = float("inf"),
+    crops: Sequence[Crop | None] = (None,),
+    device: str = "cpu",
+    watch: Watch | None = None,
+) -> list[list[DepthScore]]:
+    """Each probe's score in each crop, over pairs of a map and its depths, which come one at a time and are not kept.
+
+    A crop is of a frame of 480 x 640 pixels; of other pictures it is the same share of each side.
+    """
+    together = stacked(probes, device)
+    errors: list[list[list[tuple[float, ...]]]] = []  # of picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
+    for number, (one, depth) in enumerate(test):
+        found = full_size(together(one.to(device))[None], stride, depth.shape)[0].clamp(NEAREST, farthest)
+        predicted = found.cpu().numpy()  # (T, H, W)
+        if watch:
+            watch(number, predicted)
+        valid = is_valid(depth, farthest)
+        masks = [valid & inside(crop, depth.shape) for crop in crops]
+        errors.append([[_errors(part, depth, mask) for mask in masks] for part in predicted])
+    table = np.array(errors, dtype=np.float64).reshape(-1, len(probes), len(crops), 4)
+    return [[score_of(table[:, t, c]) for c in range(len(crops))] for t in range(len(probes))]
+
+
+def score_of(errors: Float[np.ndarray, "B 4"]) -> DepthScore:
+    """The score of pictures' RMSE, abs-rel, delta1 and numbers of valid pixels."""
+    kept = errors[errors[:, 3] > 0]
+    skipped = len(errors) - len(kept)
+    if not len(kept):
+        nan = float("nan")
+        return DepthScore(nan, nan, nan, nan, errors[:, :3], skipped)
+    rmse, abs_rel, delta1, _ = kept.mean(0).tolist()
+    pooled = float(np.sqrt((kept[:, 0] ** 2 * kept[:, 3]).sum() / kept[:, 3].sum()))
+    return DepthScore(rmse, pooled, abs_rel, delta1, errors[:, :3], skipped)
+
+
+def _errors(
+    predicted: Float[np.ndarray, "H W"], depth: Float[np.ndarray, "H W"], mask: Bool[np.ndarray, "H W"]
+) -> tuple[float, float, float, float]:
+    found = depth_errors(predicted, depth, mask)
+    return found.rmse, found.abs_rel, found.delta1, float(mask.sum())
+
+
+def inside(crop: Crop | None, size: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
+    """The pixels of a picture of `size` (height, width) that a crop keeps."""
+    mask = np.zeros(size, dtype=bool)
+    top, bottom, left, right = crop or (0, FRAME[0], 0, FRAME[1])
+    (height, width), (full_height, full_width) = size, FRAME
+    rows = slice(round(top * height / full_height), round(bottom * height / full_height))
+    mask[rows, round(left * width / full_width) : round(right * width / full_width)] = True
+    return mask
 
 
 def predict_depth(
@@ -76,6 +135,9 @@ def predict_depth(
 ) -> Float[np.ndarray, "H W"]:
     """The depth of every pixel of a picture of `size` (height, width), metres."""
     return full_size(probe(one)[None], stride, size)[0, 0].clamp(NEAREST, farthest).numpy()
+
+
+# --- Training -----------------------------------------------------------------------------------------------------
 
 
 def train_probe(
@@ -88,22 +150,34 @@ def train_probe(
     config: ProbeConfig | None = None,
 ) -> LinearProbe:
     """Ridge regression, then L1 at random valid pixels, Adam. Of the config's settings, `lr` is `LR` by default."""
-    config = config or ProbeConfig(lr=LR, weight_decay=0.0)
-    standard = standard_of(maps)
-    draw = PixelDraw(maps, depths, lambda depth: is_valid(depth, farthest), stride, standard, seed)
-    unit, start = _ridge(draw, config)
-    parameters = (start / unit).requires_grad_()  # (C + 1,), of depths in units in which they are about 1
-    optimizer = torch.optim.Adam([parameters], lr=config.lr, weight_decay=config.weight_decay)
-    for step in range(config.steps):
-        optimizer.param_groups[0]["lr"] = config.lr * (1 - step / config.steps)
-        rows, targets = draw(config.pictures, config.pixels)
-        out = rows @ parameters[:-1] + parameters[-1]
-        loss = (out - torch.from_numpy(targets).float() / unit).abs().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    found = parameters.detach() * unit
-    return fold(standard, found[None, :-1], found[-1:])
+    configs = [config or ProbeConfig(lr=LR, weight_decay=0.0)]
+    return train_probes(maps, depths, stride=stride, seeds=[seed], farthest=farthest, configs=configs)[0]
+
+
+def train_probes(
+    maps: Sequence[Float[Tensor, "C _ _"]],
+    depths: Sequence[Float[np.ndarray, "_ _"]],
+    *,
+    seeds: Sequence[int],
+    configs: Sequence[ProbeConfig],
+    subsets: Sequence[Sequence[int]] | None = None,
+    stride: int = 4,
+    farthest: float = float("inf"),
+    device: str = "cpu",
+) -> list[LinearProbe]:
+    """A probe for each seed, its config and its subset of the pictures (None: all): `train_probe`'s, side by side."""
+    check_set("training set", maps, depths, stride)
+    draws = Draws.of(maps, depths, lambda depth: is_valid(depth, farthest), stride, seeds, subsets)
+    starts = [_ridge(draw, config) for draw, config in zip(draws.each, configs, strict=True)]
+    # Depths in units in which they are about 1, so that one rate suits all.
+    units = [unit for unit, _ in starts]
+    weights, biases = [start[None, :-1] / unit for unit, start in starts], [start[-1:] / unit for unit, start in starts]
+
+    def distance(head: int, out: Tensor, targets: Tensor) -> Tensor:
+        return (out[:, 0] - targets.float() / units[head]).abs().mean()
+
+    found = learn(draws, weights, biases, distance, configs, device, decay_bias=True)
+    return [LinearProbe(one.weight * unit, one.bias * unit) for one, unit in zip(found, units, strict=True)]
 
 
 def _ridge(draw: PixelDraw, config: ProbeConfig) -> tuple[float, Float[Tensor, "columns"]]:
@@ -125,3 +199,26 @@ def _ridge(draw: PixelDraw, config: ProbeConfig) -> tuple[float, Float[Tensor, "
     if deviation <= 1e-6 * mean:  # all depths are the same, and the start has found it
         deviation = mean
     return deviation, solution.float()
+
+
+def sweep_probe(
+    maps: Sequence[Float[Tensor, "C _ _"]],
+    depths: Sequence[Float[np.ndarray, "_ _"]],
+    *,
+    rates: Sequence[float] = RATES,
+    stride: int = 4,
+    seed: int = 0,
+    farthest: float = float("inf"),
+    config: ProbeConfig | None = None,
+    device: str = "cpu",
+) -> dict[float, DepthScore]:
+    """Each learning rate's score on a fifth of the training pictures that its probe did not see."""
+    kept, held = hold_out(len(maps), seed)
+    base = config or ProbeConfig(lr=LR, weight_decay=0.0)
+    probes = train_probes(
+        Picked(maps, kept), Picked(depths, kept), seeds=[seed] * len(rates), stride=stride, farthest=farthest,
+        configs=[replace(base, lr=rate) for rate in rates], device=device,
+    )  # fmt: skip
+    test = zip(Picked(maps, held), Picked(depths, held), strict=True)
+    scores = score_probes(probes, test, stride=stride, farthest=farthest, device=device)
+    return {rate: score[0] for rate, score in zip(rates, scores, strict=True)}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
@@ -18,6 +18,7 @@ from vader.errors import BadInput
 from vader.geometry import read_at
 
 PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
+REDRAWS = 5  # of pixels that turned out void, before the valid ones are listed
 MIN_DEVIATION = 1e-6  # channels that vary less count as constant and say nothing
 
 
@@ -42,7 +43,8 @@ def extract(
         found = (encoder.embed if embed else encoder.features)(pixels)
         expected = [-(-side // encoder.stride) for side in pixels.shape[2:]]
         assert list(found.shape[2:]) == expected, f"{encoder.name}: cells {tuple(found.shape[2:])}, not {expected}"
-        kept = found.to("cpu", dtype)
+        # A cell's channels side by side, where probes and neighbours read them.
+        kept = found.to("cpu", dtype).contiguous(memory_format=torch.channels_last)
         if not kept.isfinite().all():
             reason = f"overflow {dtype}; ask for float32" if found.isfinite().all() else "are NaN or infinite"
             raise BadInput(f"encoder {encoder.name}: expected finite features, got some that {reason}; is it trained?")
@@ -84,24 +86,26 @@ class Standard:
     scale: Float[Tensor, "C"]
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """The features, each channel with mean 0 and deviation 1; constant channels are 0."""
-        return (rows - self.mean).mul_(self.scale)
+        """The features, each channel with mean 0 and deviation 1, in place; constant channels are 0."""
+        return rows.sub_(self.mean).mul_(self.scale)
 
 
 def standard_of(maps: Sequence[Float[Tensor, "C _ _"]]) -> Standard:
     """The statistics of all cells of a set of maps."""
-    count = sum(one[0].numel() for one in maps)
-    # In float64 and about a rough mean, for features whose mean is far from 0.
-    rough = maps[0].double().mean((1, 2))
-    first, second = torch.zeros_like(rough), torch.zeros_like(rough)
+    count = 0
+    mean, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for one in maps:
-        moved = one.flatten(1).double() - rough[:, None]
-        first += moved.sum(1)
-        second += moved.square().sum(1)
-    deviation = (second / count - (first / count).square()).clamp_min(0).sqrt()
-    constant = deviation <= MIN_DEVIATION * (1 + rough.abs())
+        rows = one.flatten(1).T.float()  # (h w, C)
+        # Of each map about its own mean, joined in float64, for features whose mean is far from 0.
+        spread, own = (part.double() for part in torch.var_mean(rows, 0, correction=0))
+        total = count + len(rows)
+        moved = own - mean
+        squares = squares + len(rows) * spread + moved.square() * (count * len(rows) / total)
+        mean, count = mean + moved * (len(rows) / total), total
+    deviation = (squares / count).sqrt()
+    constant = deviation <= MIN_DEVIATION * (1 + mean.abs())
     scale = torch.where(constant, torch.zeros_like(deviation), 1 / deviation.clamp_min(1e-300))
-    return Standard((rough + first / count).float(), scale.float())
+    return Standard(mean.float(), scale.float())
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,27 @@ def full_size(maps: Float[Tensor, "B C h w"], stride: int, size: tuple[int, ...]
 def read_pixels(one: Float[Tensor, "C h w"], pixels: Float[Tensor, "N 2"], stride: int) -> Float[Tensor, "N C"]:
     """A map at the centres of the pixels (column, row): what `full_size` has there."""
     return read_at(one[None].float(), pixels[None] + 0.5, stride)[0]
+
+
+def corner_cells(
+    place: Int64[np.ndarray, "B P"],
+    width: Int64[np.ndarray, "B 1"],
+    h: Int64[np.ndarray, "B 1"],
+    w: Int64[np.ndarray, "B 1"],
+    stride: int,
+) -> tuple[Int64[np.ndarray, "B P 4"], Float32[np.ndarray, "B P 4"]]:
+    """For pixels of pictures `width` wide, numbered row by row: the four cells around each, and their shares.
+
+    Cells, h x w of each picture, are numbered row by row, too; reading them so is what `full_size` does.
+    """
+    y, x = np.divmod(place, width)
+    y, x = (np.clip((v + 0.5) / stride - 0.5, 0, side - 1) for v, side in ((y, h), (x, w)))
+    top, left = y.astype(np.int64), x.astype(np.int64)
+    bottom, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
+    down, across = y - top, x - left
+    around = [top * w + left, top * w + right, bottom * w + left, bottom * w + right]
+    shares = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
+    return np.stack(around, -1), np.stack(shares, -1).astype(np.float32)
 
 
 def check_set(
@@ -175,20 +200,50 @@ class PixelDraw:
             raise BadInput(f"labels: expected some to learn from, none of {len(labels)} pictures has a valid pixel")
         self.rng = np.random.default_rng(seed)
         self.queue = np.empty(0, dtype=np.int64)
+        self.rows = torch.empty(0, 0)
 
     def __call__(self, pictures: int, pixels: int) -> tuple[Float[Tensor, "N C"], Shaped[np.ndarray, "N"]]:
         """Standardised features and labels of `pixels` pixels (with repetition) of each of the next `pictures`.
 
-        Every picture comes once an epoch.
+        Every picture comes once an epoch. The features are good until the next call, which writes over them: a fresh
+        piece of memory of that size costs as much as filling it.
         """
-        rows, targets = [], []
-        for i in self._next(pictures):
-            label = self.labels[i]
-            place = self.rng.choice(np.flatnonzero(self.valid(label)), pixels)
-            at = np.stack([place % label.shape[1], place // label.shape[1]], 1)
-            rows.append(read_pixels(self.maps[i], torch.from_numpy(at).float(), self.stride))
-            targets.append(label.reshape(-1)[place])
-        return self.standard(torch.cat(rows)), np.concatenate(targets)
+        chosen = self._next(pictures)
+        labels = [self.labels[i] for i in chosen]
+        place, targets = self._valid_places(labels, pixels)
+        tables = [self.maps[i].flatten(1).T.contiguous() for i in chosen]  # (h w, C), a view of `extract`'s maps
+        sides = np.array([[label.shape[1], *self.maps[i].shape[1:]] for i, label in zip(chosen, labels, strict=True)])
+        around, shares = corner_cells(place, sides[:, :1], sides[:, 1:2], sides[:, 2:], self.stride)
+        if len(self.rows) != place.size:
+            self.rows = torch.empty(place.size, len(self.standard.mean))
+        for table, cells, weights, rows in zip(
+            tables, torch.from_numpy(around), torch.from_numpy(shares), self.rows.split(pixels), strict=True
+        ):
+            # The sum of four weighted rows without a copy of the four; a map on disk is never read as a whole.
+            rows.copy_(F.embedding_bag(cells, table, mode="sum", per_sample_weights=weights.to(table.dtype)))
+            self.standard(rows)
+        return self.rows, targets.reshape(-1)
+
+    def _valid_places(
+        self, labels: Sequence[Shaped[np.ndarray, "_ _"]], pixels: int
+    ) -> tuple[Int64[np.ndarray, "B P"], Shaped[np.ndarray, "B P"]]:
+        """Numbers of valid pixels of each picture, any as likely as any other, and their labels."""
+        flat = [label.reshape(-1) for label in labels]
+        sizes = np.array([[one.size] for one in flat])
+        place = self.rng.integers(0, sizes, (len(flat), pixels))
+        targets = np.stack([one[at] for one, at in zip(flat, place, strict=True)])
+        # Looking at the drawn pixels alone is faster than listing the valid ones; those few pictures that are mostly
+        # void are listed.
+        for again in range(REDRAWS):
+            wrong = np.nonzero(~self.valid(targets))
+            if not len(wrong[0]):
+                break
+            for i in np.unique(wrong[0]):
+                missing = wrong[1][wrong[0] == i]
+                known = np.flatnonzero(self.valid(flat[i])) if again == REDRAWS - 1 else sizes[i, 0]
+                place[i, missing] = self.rng.choice(known, len(missing))
+                targets[i, missing] = flat[i][place[i, missing]]
+        return place, targets
 
     def _next(self, count: int) -> list[int]:
         while len(self.queue) < count:

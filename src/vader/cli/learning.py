@@ -1,28 +1,12 @@
-"""The command line. Thin: it turns words into configs and calls the library; torch is imported inside commands only."""
+"""The verbs that make a model and use it: pretrain, embed, show."""
 
-import errno
-import json
-import os
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from cyclopts.exceptions import CycloptsError
 
-from vader import __version__
-from vader.errors import VaderError
-
-app = App(
-    name="vader",
-    version=__version__,
-    help="Unsupervised learning of dense visual representations: learn from a folder of images, embed every pixel.",
-    suppress_keyboard_interrupt=False,  # `main` says what it has to say
-)
-
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
-Quiet = Annotated[bool, Parameter(negative="")]
+from vader.cli.app import Device, Precision, Quiet, app, say
 
 
 @app.command
@@ -214,96 +198,3 @@ def show(
 
     for path in commands.show(what, model, images, out, count, at, size, seed, device, quiet):
         print(path)
-
-
-@app.command
-def scenes(
-    out: Path,
-    *,
-    layout: Literal["images", "voc", "cityscapes", "nyu", "davis", "coco"],
-    count: int = 100,
-    size: str = "224x224",
-    seed: int = 0,
-    set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
-    workers: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Render scenes whose every label is known, as a folder that looks like a real data set to what reads it.
-
-    Parameters
-    ----------
-    out
-        Folder to make.
-    layout
-        images (plain), voc (2012), cityscapes (landscapes), nyu (Depth v2, rooms), davis (2017, clips), coco (2017).
-    count
-        Pictures; each fifth is for validation. For davis frames, in clips of 24 (the last is shorter, of at least 2).
-    size
-        Height x width in pixels, such as 480x640.
-    seed
-        Of everything random: the same seed gives the same bytes.
-    set_
-        KEY=VALUE for any setting of the scenes: --set setting=room --set haze=0.5
-    workers
-        Processes that render (default: as many as there are cores; one if there is little to do).
-    json_
-        Print what was written as JSON.
-    quiet
-        No progress on standard error.
-    """
-    from vader import commands
-
-    summary = commands.scenes(out, layout, count, size, seed, set_ or [], workers, quiet)
-    print(json.dumps({"out": str(out)} | summary) if json_ else out)
-
-
-def say(result: Path) -> None:
-    """A result, on standard output; once, however many processes made it."""
-    from vader.runtime import is_first_process
-
-    if is_first_process():
-        print(result)
-
-
-def warn(message: str) -> None:
-    """One line on standard error, from the first process alone; none if there is nothing to say."""
-    if message:
-        from vader.runtime import is_first_process
-
-        if is_first_process():
-            print(f"warning: {message}", file=sys.stderr)
-
-
-def fail(message: str) -> None:
-    """One line on standard error, from the first process alone, and exit code 1."""
-    from vader.runtime import is_first_process
-
-    if is_first_process():
-        print(f"vader: {' '.join(message.splitlines())}", file=sys.stderr)
-    raise SystemExit(1)
-
-
-# What the place to write or read gives, and no mistake of ours: full, over quota, read-only, forbidden, broken.
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
-
-
-def main() -> None:
-    """Entry point: 0 done, 1 an error of the input, 2 wrong usage, 130 interrupted."""
-    try:
-        result: Any = app(exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"vader: {' '.join(str(error).split())} (vader --help)", file=sys.stderr)
-        raise SystemExit(2) from None
-    except VaderError as error:
-        fail(str(error))
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        place = f"{error.filename}: " if error.filename else ""
-        resume = "" if sys.argv[1:2] == ["scenes"] else ", then --resume what was saved"
-        fail(f"{place}{os.strerror(error.errno)}; make room or choose another place{resume}")
-    except KeyboardInterrupt as stop:
-        warn(str(stop))
-        raise SystemExit(130) from None
-    raise SystemExit(0 if result is None else result)

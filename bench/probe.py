@@ -1,0 +1,102 @@
+"""What does an exam cost above the encoder's own forward passes?
+
+A segmentation protocol on VOC's layout, trials and report included, against bare forward passes over the same
+pictures, in this process, one after the other; then the memory that features took. Without a data set scenes are
+rendered.
+
+    python bench/probe.py [--data VOC2012 --encoder random:tf_efficientnet_lite0 --trials 5 --pictures 960]
+"""
+
+import argparse
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vader.datasets.opening import open_labelled
+from vader.encoders import open_encoder
+from vader.evaluation.exams import sit
+from vader.evaluation.sitting import Plan, Sets
+from vader.exams.protocols import find_protocol
+from vader.exams.store import Budget, parse_memory
+from vader.provenance import peak_memory
+
+ALLOWED = "1.5 x + 60 s"
+
+
+def shortened(labelled, count):
+    """The first pictures of a set."""
+    return replace(labelled, names=labelled.names[:count])
+
+
+def forward(encoder, sets, device):
+    """Seconds of decoding, and of the encoder alone, a picture at a time."""
+    decoding = passing = 0.0
+    for labelled in sets:
+        for i in range(len(labelled)):
+            since = time.perf_counter()
+            image = labelled.image(i)
+            between = time.perf_counter()
+            with torch.no_grad():
+                pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255).to(device)
+                float(encoder.features(pixels).flatten()[0])  # waits for the device
+            decoding, passing = decoding + between - since, passing + time.perf_counter() - between
+    return decoding, passing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--encoder", default="random:tf_efficientnet_lite0")
+    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=960)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--memory")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--protocol", default="voc-linear/vader")
+    a = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if a.data is None:
+            from vader.scenes.layouts import write
+
+            a.data = Path(folder) / "scenes"
+            write(a.data, "voc", count=a.pictures, width=320, height=240)
+        train, val = (open_labelled("voc", a.data, split) for split in ("train", "val"))
+        share = min(1.0, a.pictures / (len(train) + len(val)))
+        sets = Sets(shortened(train, round(share * len(train))), shortened(val, round(share * len(val))))
+        encoder = open_encoder(a.encoder, a.device)
+        print(
+            f"{a.encoder} ({encoder.channels} channels, stride {encoder.stride}), {len(sets.train)} + {len(sets.val)} "
+            f"pictures, {a.trials} trials, {a.device}, {torch.get_num_threads()} threads"
+        )
+        spent = time.process_time()
+        decoding, passing = forward(encoder, (sets.train, sets.val), a.device)
+        spent = time.process_time() - spent
+        plan = Plan(range(a.trials), Budget(parse_memory(a.memory)), a.batch, a.device)
+        since, cpu = time.perf_counter(), time.process_time()
+        protocol = find_protocol("segmentation", a.protocol)
+        result = sit(encoder, protocol, sets, plan, lambda name, found: None)
+        taken, cpu = time.perf_counter() - since, time.process_time() - cpu
+    print(f"bare forward passes {passing:8.1f} s, decoding {decoding:.1f} s")
+    print(f"the exam            {taken:8.1f} s   x {taken / passing:.2f} of bare forward passes")
+    print("   " + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.seconds.items()))
+    # What others on the machine do is not in these.
+    print(f"CPU seconds         {cpu:8.1f} s   x {cpu / spent:.2f} of {spent:.1f} s of decoding and forward passes")
+    over = taken - 1.5 * passing
+    print(f"beyond 1.5 x        {over:8.1f} s   (allowed: {ALLOWED}: {'kept' if over <= 60 else 'NOT kept'})")
+    budget = plan.budget
+    print(
+        f"features in memory  {budget.most / 1e6:8.1f} MB of {budget.limit / 1e6:.0f} MB allowed "
+        f"(x {budget.most / budget.limit:.3f}), in a file {budget.spilled / 1e6:.1f} MB; "
+        f"peak of the process {peak_memory()['peak memory, MiB']} MiB"
+    )
+    headline = next(iter(result.values))
+    values = [headline.scale * value for value in result.values[headline]]
+    print(f"{headline.name} {np.mean(values):.2f} +- {np.std(values, ddof=1) if len(values) > 1 else 0:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Joins reports of one protocol on the same data into one table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vader import report as reports
+from vader.errors import BadInput
+from vader.evaluation.files import read_pictures
+from vader.evaluation.results import difference_table, differences, resampled
+from vader.report import Report
+from vader.runtime import make_folder, write_atomic
+from vader.tables import Row, Table
+
+
+def compare(folders: Sequence[str | Path]) -> Report:
+    """The rows of all reports in one table, and the differences between their encoders, paired over pictures.
+
+    Rows of one name are told apart by their report's folder. Raises BadInput for what is no report of
+    `vader evaluate`, and unless all are of one protocol, constant by constant, and of the same data.
+    """
+    places = [Path(one) for one in folders]
+    if not places:
+        raise BadInput("expected at least one report to compare, got none")
+    found = [reports.read(place) for place in places]
+    for place, one in zip(places, found, strict=True):
+        _check(place, one, places[0], found[0])
+    names = [row.name for one in found for row in one.tables[0].rows]
+    rows, pictures = [], []
+    for place, one in zip(places, found, strict=True):
+        pictures += read_pictures(place if place.is_dir() else place.parent)
+        for row in one.tables[0].rows:
+            twice = names.count(row.name) > 1
+            rows.append(row.model_copy(update={"name": f"{row.name} ({place.name})"} if twice else {}))
+    first = found[0].tables[0]
+    tables = [Table(title=first.title, columns=first.columns, rows=tuple(rows), subject=first.subject, note=first.note)]
+    if len(rows) > 1 and found[0].facts.get("paired"):
+        tables.append(_differences(rows, pictures, first, found[0]))
+    return Report(title=found[0].title, tables=tuple(tables), facts=_facts(places, found))
+
+
+def _differences(rows: Sequence[Row], pictures: Sequence[Any], table: Table, one: Report) -> Table:
+    scored: Any = one.facts.get("scored ids", [])
+    draws = [resampled(each, scored) for each in pictures]
+    column = table.columns[0]
+    scale = 100.0 if column.unit == "%" else 1.0
+    means = [(row.cells[0].mean or 0.0) / scale for row in rows]
+    found = differences([row.name for row in rows], means, draws, scale)
+    return difference_table(column, found, pictures[0].shape[1])
+
+
+def _check(place: Path, one: Report, first_place: Path, first: Report) -> None:
+    if not one.tables or not {"protocol", "data"} <= one.facts.keys():
+        raise BadInput(f"{place}: expected a report of `vader evaluate`, got another kind")
+    for what in ("protocol", "data"):
+        if one.facts[what] != first.facts[what]:
+            raise BadInput(
+                f"{place}: expected the {what} of {first_place}, {_unlike(first.facts[what], one.facts[what])}; "
+                "numbers of different exams do not stand in one table"
+            )
+    if [c.name for c in one.tables[0].columns] != [c.name for c in first.tables[0].columns]:
+        raise BadInput(f"{place}: expected the measures of {first_place}, got others; evaluate anew with one version")
+
+
+def _unlike(expected: Any, got: Any) -> str:
+    """The first constant that differs."""
+    names = dict.fromkeys([*expected, *got])
+    name = next(name for name in names if expected.get(name) != got.get(name))
+    return f"whose {name} is {reports.words(expected.get(name))}, got {reports.words(got.get(name))}"
+
+
+def _facts(places: Sequence[Path], found: Sequence[Report]) -> dict[str, Any]:
+    """What all share, and under each report's folder what it alone has."""
+    own = ("seeds", "commit", "uncommitted changes", "hardware", "command", "finished", "encoders")
+    shared = {name: found[0].facts[name] for name in ("protocol", "data")}
+    return shared | {
+        str(place): {name: one.facts[name] for name in own if name in one.facts}
+        for place, one in zip(places, found, strict=True)
+    }
+
+
+def write_comparison(comparison: Report, out: Path) -> Path:
+    """A table in the form that the file's ending asks for: .md, .json or .html. Raises BadInput for another."""
+    forms = {
+        ".md": lambda: reports.to_text(comparison),
+        ".json": lambda: json.dumps(reports.to_json(comparison), indent=2, ensure_ascii=False) + "\n",
+        ".html": lambda: reports.to_html(comparison),
+    }
+    if out.suffix not in forms:
+        raise BadInput(f"--out: expected a file ending in {', '.join(forms)}, got {out}")
+    text = forms[out.suffix]()
+    make_folder(out.parent)
+    write_atomic(out, text)
+    return out

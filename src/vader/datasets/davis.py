@@ -1,0 +1,157 @@
+"""DAVIS clips: JPEGImages/480p/SEQUENCE, Annotations/480p/SEQUENCE, and a list of sequences a year.
+
+Legend: T frames, H W pixels.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vader.datasets.example import VOID
+from vader.datasets.files import find_root, read_lines
+from vader.errors import BadInput
+from vader.images.decode import decode, decode_values, image_size
+from vader.images.encode import palette_png
+
+HOW = "download DAVIS-2017-trainval-480p.zip from https://davischallenge.org and give its folder DAVIS"
+RESOLUTION = "480p"
+PLAIN = ("train", "val")  # splits that have a mask for every frame
+
+
+@dataclass(frozen=True)
+class DavisClip:
+    """A sequence whose frames and masks are read when they are asked for.
+
+    `truths` are the masks' files, by frame; of the test splits the first frame alone has one. With `foreground` the
+    one object, 1, is all of 2017's together.
+    """
+
+    name: str
+    pictures: tuple[Path, ...]
+    truths: tuple[Path, ...]
+    foreground: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first frame. Raises `UnreadableImage`."""
+        width, height = image_size(self.pictures[0])
+        return height, width
+
+    @cached_property
+    def first(self) -> UInt8[np.ndarray, "H W"]:
+        """The mask that is given. Raises what `mask` raises, and `BadInput` for one without an object."""
+        mask = self.mask(0)
+        if not ((mask > 0) & (mask != VOID)).any():
+            hint = "; is it of DAVIS 2016? Ask for the foreground" if (mask == VOID).any() else ""
+            raise BadInput(f"{self.truths[0]}: expected an object in the first mask, got none{hint}")
+        return mask
+
+    @property
+    def objects(self) -> int:
+        """The largest label of the first mask, which is how DAVIS counts objects."""
+        return int(self.first[self.first != VOID].max())
+
+    def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
+        """Frame t. Raises `UnreadableImage` for a damaged file, `BadInput` for one of another size than the first."""
+        return self._sized(decode(self.pictures[t]), self.pictures[t])
+
+    def mask(self, t: int) -> UInt8[np.ndarray, "H W"]:
+        """Frame t's objects; 0 is background, 255 void.
+
+        Raises `UnreadableImage` for a file that is no indexed or grey PNG; `BadInput` for one that is not of the
+        frames' size and for labels above 255.
+        """
+        if t >= len(self.truths):
+            raise BadInput(f"{self.name}: expected a mask of frame {t}, got {len(self.truths)} masks; {HOW}")
+        values = self._sized(decode_values(self.truths[t]), self.truths[t])
+        if (top := int(values.max())) > VOID:
+            raise BadInput(
+                f"{self.truths[t]}: expected at most {VOID - 1} objects and {VOID} for void, got label {top}; "
+                "save it as an indexed PNG"
+            )
+        return self._foreground(values) if self.foreground else values.astype(np.uint8)
+
+    def images(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """The frames, decoded one by one."""
+        return (self.image(t) for t in range(len(self)))
+
+    def masks(self) -> Iterator[UInt8[np.ndarray, "H W"]]:
+        """The masks, decoded one by one."""
+        return (self.mask(t) for t in range(len(self)))
+
+    def _foreground(self, values: np.ndarray) -> np.ndarray:
+        shown = values > 0 if self._black_and_white else (values > 0) & (values != VOID)
+        return shown.astype(np.uint8)
+
+    @cached_property
+    def _black_and_white(self) -> bool:
+        """Whether 255 is the object, as in the masks of 2016, and not void."""
+        return set(np.unique(decode_values(self.truths[0])).tolist()) <= {0, VOID}
+
+    def _sized(self, pixels: np.ndarray, source: Path) -> np.ndarray:
+        if pixels.shape[:2] != self.size:
+            (height, width), (h, w) = self.size, pixels.shape[:2]
+            raise BadInput(
+                f"{source}: expected {width} x {height} pixels as {self.pictures[0].name}, the first frame, got "
+                f"{w} x {h}; give all frames and masks of a clip one size"
+            )
+        return pixels
+
+
+def mask_png(mask: UInt8[np.ndarray, "H W"]) -> bytes:
+    """The file that DAVIS's evaluation reads: an indexed PNG, its colours those of VOC and DAVIS."""
+    numbers = np.arange(256, dtype=np.uint8)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):  # bits 3 n, 3 n + 1, 3 n + 2 of a label are bits 7 - n of its red, green and blue
+        colours[:, bit % 3] |= (numbers >> bit & 1) << (7 - bit // 3)
+    return palette_png(np.ascontiguousarray(mask), colours)
+
+
+def open_davis(
+    root: Path, split: str = "val", year: Literal[2016, 2017] = 2017, foreground: bool | None = None
+) -> tuple[DavisClip, ...]:
+    """The clips of a split, in its list's order. Reads lists, opens no picture.
+
+    2016's clips have one object, the foreground; `foreground` asks for it, or not, whatever the year. Raises
+    `BadInput` for a folder, list, frame or mask that is missing, naming it and how to get it.
+    """
+    place = find_root(Path(root), "JPEGImages", ("DAVIS",), HOW)
+    whole = year == 2016 if foreground is None else foreground
+    clips = []
+    for name in _names(place, split, year):
+        pictures = _files(place / "JPEGImages" / RESOLUTION / name, ".jpg")
+        folder = place / "Annotations" / RESOLUTION / name
+        frames = pictures if split in PLAIN else pictures[:1]
+        truths = tuple(folder / f"{picture.stem}.png" for picture in frames)
+        if missing := [path for path in truths if not path.is_file()]:
+            raise BadInput(f"expected a mask {missing[0]} ({len(missing)} of {len(truths)} lack); {HOW}")
+        clips.append(DavisClip(name, pictures, truths, whole))
+    return tuple(clips)
+
+
+def _names(place: Path, split: str, year: int) -> tuple[str, ...]:
+    """The sequences of a list, which has their names or, as 2016 has it, the paths of all of their frames."""
+    candidates = [place / "ImageSets" / str(year) / f"{split}.txt"]
+    if year == 2016:
+        candidates.append(place / "ImageSets" / RESOLUTION / f"{split}.txt")
+    path = next((path for path in candidates if path.is_file()), candidates[0])
+    lines = [line.split()[0] for line in read_lines(path, HOW)]
+    names = tuple(dict.fromkeys(Path(line).parent.name if line.endswith(".jpg") else line for line in lines))
+    if wrong := [name for name in names if Path(name).name != name or name == ".."]:
+        raise BadInput(f"expected a sequence's name a line in {path}, got {wrong[0]!r}")
+    return names
+
+
+def _files(folder: Path, ending: str) -> tuple[Path, ...]:
+    found = tuple(sorted(folder.glob(f"*{ending}")))
+    if not found:
+        raise BadInput(f"expected frames {folder}/*{ending}, found none; {HOW}")
+    return found

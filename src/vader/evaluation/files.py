@@ -1,0 +1,123 @@
+"""The report's folder: written beside its place and renamed when it is whole; predictions, and each picture's numbers.
+
+Axes: H W pixels.
+"""
+
+import io
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Integer, UInt8, UInt16
+
+from vader.errors import BadInput
+from vader.evaluation.results import Result
+from vader.images.decode import decode_values
+from vader.images.encode import palette_png, png
+from vader.runtime import prepare_output, removed_if_empty, write_atomic
+
+PICTURES = "pictures.npz"  # what each trial found in each picture: `Result.pictures`, by the encoder's number
+MILLIMETRES = 1000
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A hidden folder that becomes `out` when the block ends well, and is removed when it does not, SIGTERM included.
+
+    Raises BadInput for an `out` that is not empty.
+    """
+    out = Path(os.path.abspath(out))
+    with removed_if_empty(out), _terminable():
+        prepare_output(out)
+        temporary = out.with_name(f".{out.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.replace(out)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within it, SIGTERM stops as Ctrl-C does."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt("terminated; no report was written")
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # signals can be caught in the main thread alone
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def folder_names(names: Sequence[str]) -> dict[str, str]:
+    """Encoders' names as names of folders, no two alike."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[^\w.@+-]+", "_", name).strip("._")[-80:] or "encoder"
+        number = 2
+        while plain in found.values():
+            plain = f"{plain.rsplit('~', 1)[0]}~{number}"
+            number += 1
+        found[name] = plain
+    return found
+
+
+def prediction_file(folder: Path, encoder: str, name: str) -> Path:
+    """Where the prediction of the example of this name lies; `encoder` is a folder's name."""
+    return folder / "predictions" / encoder / f"{name}.png"
+
+
+def write_labels(path: Path, labels: Integer[np.ndarray, "H W"]) -> None:
+    """An indexed PNG in VOC's colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(palette_png(labels.astype(np.uint8), colours()))
+
+
+def write_depth(path: Path, depth: Float[np.ndarray, "H W"]) -> None:
+    """A 16-bit PNG in millimetres."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(np.clip(np.round(depth * MILLIMETRES), 0, 65534).astype(np.uint16)))
+
+
+def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:
+    """Classes, or millimetres, as they were written."""
+    return decode_values(path)
+
+
+def colours() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours of the classes: bits 0, 3, 6 of the number are red's highest, then green's, then blue's."""
+    number = np.arange(256)
+    found = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        found[:, bit % 3] |= (((number >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return found
+
+
+def write_pictures(folder: Path, results: Sequence[Result]) -> None:
+    """Each encoder's `pictures`, so that reports can be compared picture by picture."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{str(i): one.pictures for i, one in enumerate(results)})  # type: ignore[arg-type]
+    write_atomic(folder / PICTURES, file.getvalue())
+
+
+def read_pictures(folder: Path) -> list[np.ndarray]:
+    """What `write_pictures` wrote. Raises BadInput for a folder without it."""
+    path = folder / PICTURES
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return [found[str(i)] for i in range(len(found.files))]
+    except (OSError, ValueError, KeyError):
+        raise BadInput(f"{path}: expected what `vader evaluate` wrote beside report.json; evaluate anew") from None

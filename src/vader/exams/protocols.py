@@ -1,0 +1,115 @@
+"""Named protocols: frozen, every constant that a score depends on but for seeds, trials, encoder and data.
+
+A name is DATA-EXAM/WHOSE: `voc-linear/vader`. Of probes with few labels a suffix says how many pictures of the train
+split have labels: `voc-linear/vader:5%`, `voc-linear/vader:20`; trial t draws its own, and a smaller subset is part of
+each larger one of the same trial. Standardising and training see the labelled pictures alone; a PCA that an encoder
+asks for is fitted on all pictures of the split, for it needs no labels.
+"""
+
+import re
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from vader.errors import BadInput
+from vader.exams.clusters import PROTOCOLS as CLUSTERS
+from vader.exams.clusters import ClustersProtocol
+from vader.exams.depth import LR, NEAREST, Crop
+from vader.exams.features import ProbeConfig
+from vader.exams.neighbours import PROTOCOLS as NEIGHBOURS
+from vader.exams.neighbours import NeighboursProtocol
+from vader.metrics import VOID
+
+SETS = ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
+SEGMENTATION_PROBE = ProbeConfig()  # chosen by `bench/sweep.py` inside train splits
+DEPTH_PROBE = ProbeConfig(lr=LR, weight_decay=0.0)
+EIGEN: Crop = (45, 471, 41, 601)  # rows and columns of 480 x 640
+
+
+@dataclass(frozen=True, kw_only=True)
+class Few:
+    """How many pictures have labels: a share of the train split, or a number."""
+
+    share: float | None = None
+    pictures: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Few":
+        """'5%' or '20'. Raises BadInput for anything else."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", text)
+        if match and match[1] and 0 < float(match[1]) <= 100:
+            return cls(share=float(match[1]) / 100)
+        if match and match[2] and int(match[2]) > 0:
+            return cls(pictures=int(match[2]))
+        raise BadInput(f"--protocol: expected after : a share such as 5% or a number of pictures, got {text!r}")
+
+    @property
+    def size(self) -> float | int:
+        """As `subsets.nested_subsets` takes it."""
+        found = self.share if self.pictures is None else self.pictures
+        assert found is not None
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSegmentation:
+    """The house probe; mIoU at the labels' own resolution from one confusion matrix over all pictures."""
+
+    name: str
+    data: str
+    probe: ProbeConfig = SEGMENTATION_PROBE
+    void: int = VOID
+    features: Literal["float16", "float32"] = "float16"
+    few: Few | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearDepth:
+    """The house probe with one output; errors of the full frame and, if there is one, of the crop."""
+
+    name: str
+    data: str
+    probe: ProbeConfig = DEPTH_PROBE
+    nearest: float = NEAREST  # metres; predictions are clamped to it
+    farthest: float = 10.0  # metres; truth beyond it is not valid, predictions are clamped to it
+    crop: Crop | None = None
+    features: Literal["float16", "float32"] = "float16"
+    few: Few | None = None
+
+
+Protocol = LinearSegmentation | LinearDepth | NeighboursProtocol | ClustersProtocol
+
+
+def _listed() -> dict[tuple[str, str], Protocol]:
+    found: dict[tuple[str, str], Protocol] = {}
+    for data in SETS:
+        linear = LinearSegmentation(name=f"{data}-linear/vader", data=data)
+        found["segmentation", linear.name] = linear
+    found["depth", "nyu-linear/vader"] = LinearDepth(name="nyu-linear/vader", data="nyu", crop=EIGEN)
+    found["depth", "rgbd-linear/vader"] = LinearDepth(name="rgbd-linear/vader", data="rgbd")
+    found |= {("segmentation", name): one for name, one in CLUSTERS.items()}
+    return found | {("neighbours", name): one for name, one in NEIGHBOURS.items()}
+
+
+PROTOCOLS = _listed()
+
+
+def find_protocol(task: str, name: str) -> Protocol:
+    """The protocol of a task by its name, perhaps with a suffix of few labels. Raises BadInput listing the names."""
+    tasks = sorted({known for known, _ in PROTOCOLS})
+    if task not in tasks:
+        raise BadInput(f"--task: expected {', '.join(tasks)}, got {task!r}")
+    plain, colon, few = name.partition(":")
+    if (task, plain) not in PROTOCOLS:
+        names = ", ".join(known for of, known in PROTOCOLS if of == task)
+        raise BadInput(f"--protocol: expected for {task} one of {names}, got {name!r}")
+    found = PROTOCOLS[task, plain]
+    if not colon:
+        return found
+    if isinstance(found, NeighboursProtocol | ClustersProtocol):
+        raise BadInput(f"--protocol: {plain} has no variant with few labels, got {name!r}; linear probes have")
+    return replace(found, name=name, few=Few.parse(few))
+
+
+def constants(protocol: Protocol) -> dict[str, Any]:
+    """All that the protocol fixes, for a report."""
+    return asdict(protocol)

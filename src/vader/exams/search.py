@@ -1,0 +1,97 @@
+"""The k most similar of very many keys, exactly, within a number of bytes, on the CPU or a GPU.
+
+Keys come in chunks; after each, a query's best k so far are merged with the chunk's. To sort little, a chunk is cut
+into blocks of neighbouring keys: the k best of a chunk lie in the k blocks whose best are best. Equal similarities
+count in the order of the keys, which every comparison here keeps: similarity and number are packed into one integer.
+Axes: M keys, N queries, C channels, K neighbours.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from vader.errors import BadInput
+
+BUDGET = 256 * 2**20  # bytes
+BLOCK = 16  # keys
+ROWS = 1024  # queries at a time: more make the products no faster
+LAST = 2**32 - 1
+
+
+@torch.no_grad()
+def nearest(
+    keys: Float[Tensor, "M C"], queries: Float[Tensor, "N C"], k: int, budget: int = BUDGET, device: str = "cpu"
+) -> tuple[Float[Tensor, "N K"], Int64[Tensor, "N K"]]:
+    """Each query's largest inner products and the keys' numbers, best first; K is k, or M if there are fewer keys.
+
+    Products are of float32, on the keys' device if that is no CPU, else on `device`, to which chunks of keys go. The
+    work takes at most `budget` bytes beside keys, queries and results. Raises BadInput for a budget that does not
+    suffice for one query and one block.
+    """
+    assert 0 < len(keys) <= LAST, "a memory is neither empty nor beyond 32 bits"
+    where = keys.device if keys.device.type != "cpu" else torch.device(device)
+    k = min(k, len(keys))
+    rows, columns = tile(len(queries), queries.shape[1], k, budget)
+    parts = [_of_some(keys, some.to(where, torch.float32), k, columns) for some in queries.split(rows)]
+    best = torch.cat(parts)
+    return _similarity(best), LAST - (best & LAST)
+
+
+def tile(N: int, C: int, k: int, budget: int) -> tuple[int, int]:
+    """How many queries and keys (of whole blocks) to compare at a time."""
+    # Of a query: its copy, and its candidates' places, products, packed numbers and what these are made of. Of a pair:
+    # the product, and its block's best, packed. Of a key: its copy in float32.
+    query = 4 * C + 56 * k * (BLOCK + 2)
+    pair = 4 + 40 / BLOCK
+    rows = max(1, min(N, ROWS, int(budget / 2 / query)))
+    columns = int((budget - rows * query) / (rows * pair + 4 * C)) // BLOCK * BLOCK
+    if columns < BLOCK:
+        least = int(query + BLOCK * (pair + 4 * C)) + 1
+        raise BadInput(f"--memory: expected at least {least} bytes for a search of {C} channels, got {budget}")
+    return rows, columns
+
+
+def _of_some(keys: Float[Tensor, "M C"], queries: Float[Tensor, "n C"], k: int, columns: int) -> Int64[Tensor, "n k"]:
+    best = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
+    most = min(columns, -(-len(keys) // BLOCK) * BLOCK)
+    # Once for all chunks: a new one would be there before the old one goes.
+    copies = torch.empty(most, queries.shape[1], device=queries.device)
+    products = torch.empty(most, len(queries), device=queries.device)
+    for start in range(0, len(keys), columns):
+        part = keys[start : start + columns]
+        # Keys down, so that the best of a block is found for many queries at once.
+        torch.mm(copies[: len(part)].copy_(part), queries.T, out=products[: len(part)])
+        similar = products[: -(-len(part) // BLOCK) * BLOCK]
+        similar[len(part) :] = -torch.inf
+        best = _merge(best, similar, start, k)
+    return best
+
+
+def _merge(best: Int64[Tensor, "n k0"], similar: Float[Tensor, "m n"], start: int, k: int) -> Int64[Tensor, "n k1"]:
+    """The best of those so far, all of which are earlier keys, and a chunk's."""
+    m, n = similar.shape
+    tops = similar.view(m // BLOCK, BLOCK, n).amax(1)
+    take = min(k, len(tops))
+    if best.shape[1] == k:  # blocks with nothing better than the worst so far are out
+        take = min(take, int((tops > _similarity(best[:, -1])).sum(0).max()))
+        if not take:
+            return best
+    blocks = torch.arange(len(tops), device=tops.device)[:, None]
+    chosen = LAST - (_packed(tops, blocks).topk(take, dim=0, sorted=False).values & LAST)  # (take, n)
+    inside = torch.arange(BLOCK, device=tops.device)[:, None]
+    places = (chosen[:, None] * BLOCK + inside).flatten(0, 1)
+    found = _packed(similar.gather(0, places), places.add_(start)).T
+    together = torch.cat([best, found], 1)
+    return together.topk(min(k, together.shape[1]), dim=1).values
+
+
+def _packed(similar: Float[Tensor, "a n"], number: Int64[Tensor, "a _"]) -> Int64[Tensor, "a n"]:
+    """Integers in the order of (similarity, then smaller number); `number` may have one column for all."""
+    bits = (similar + 0.0).view(torch.int32)  # + 0.0: of two zeros, one has another sign
+    bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # floats' bits are ordered, but backwards below 0
+    return bits.long().bitwise_left_shift_(32).bitwise_or_(LAST - number)
+
+
+def _similarity(packed: Int64[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    bits = (packed >> 32).int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)

@@ -1,0 +1,87 @@
+"""Reports of one exam on one set join; any others are refused by the constant that differs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from samples import vader
+
+from vader.compare import compare, write_comparison
+from vader.errors import BadInput
+from vader.evaluate import evaluate
+from vader.report import from_json
+from vader.scenes.layouts import write
+from vader.tables import to_markdown
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two encoders apart and together, another protocol, other data."""
+    root = tmp_path_factory.mktemp("reports")
+    for name, seed in (("voc", 0), ("other", 1)):
+        write(root / name, "voc", count=10, width=64, height=48, seed=seed, workers=1)
+    made = {
+        "both": (["rgb", "rgb@centred"], "voc/hummingbird", "voc"),
+        "first": (["rgb"], "voc/hummingbird", "voc"),
+        "second": (["rgb@centred"], "voc/hummingbird", "voc"),
+        "upstream": (["rgb"], "voc/hummingbird-upstream", "voc"),
+        "elsewhere": (["rgb"], "voc/hummingbird", "other"),
+    }
+    for name, (encoders, protocol, data) in made.items():
+        evaluate(encoders, "neighbours", protocol, root / data, root / name, trials=2)
+    return {name: root / name for name in made}
+
+
+def test_joined_reports_are_the_report_of_all(reports: dict[str, Path]) -> None:
+    found = compare([reports["first"], reports["second"]])
+    expected = compare([reports["both"]])
+    assert to_markdown(found.tables[0]) == to_markdown(expected.tables[0])
+    together = from_json(json.loads((reports["both"] / "report.json").read_text()))
+    assert found.tables[0].rows == together.tables[0].rows
+    assert found.tables[1] == together.tables[1], "the same pictures are drawn, so differences stay paired"
+
+
+def test_a_name_that_comes_twice_is_told_apart(reports: dict[str, Path]) -> None:
+    found = compare([reports["first"], reports["both"]])
+    assert [row.name for row in found.tables[0].rows] == ["rgb (first)", "rgb (both)", "rgb@centred"]
+    same = found.tables[1].rows[0]
+    assert [cell.mean for cell in same.cells] == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"), [("upstream", "whose name is voc/hummingbird, got"), ("elsewhere", "data of")]
+)
+def test_different_exams_are_refused_on_one_line(reports: dict[str, Path], other: str, says: str) -> None:
+    with pytest.raises(BadInput, match=says) as caught:
+        compare([reports["first"], reports[other]])
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_report_is_refused(reports: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="at least one report"):
+        compare([])
+    with pytest.raises(BadInput, match=r"expected a report\.json"):
+        compare([tmp_path])
+    (tmp_path / "report.json").write_text('{"format": 1, "title": "demo"}')
+    with pytest.raises(BadInput, match="expected a report of `vader evaluate`"):
+        compare([tmp_path])
+    (tmp_path / "report.json").write_text((reports["first"] / "report.json").read_text())
+    with pytest.raises(BadInput, match=r"pictures\.npz: expected what"):
+        compare([tmp_path, reports["second"]])
+
+
+def test_the_table_takes_the_form_of_its_ending(reports: dict[str, Path], tmp_path: Path) -> None:
+    found = compare([reports["both"]])
+    for ending in (".md", ".json", ".html"):
+        path = write_comparison(found, tmp_path / "new" / f"table{ending}")
+        assert "rgb@centred" in path.read_text()
+    assert from_json(json.loads((tmp_path / "new" / "table.json").read_text())).tables == found.tables
+    with pytest.raises(BadInput, match=r"ending in \.md, \.json, \.html"):
+        write_comparison(found, tmp_path / "table.csv")
+
+
+def test_the_command_prints_and_writes(reports: dict[str, Path], tmp_path: Path) -> None:
+    done = vader("compare", reports["first"], reports["second"], "--out", tmp_path / "t.md")
+    assert done.returncode == 0, done.stderr
+    assert "| rgb@centred |" in done.stdout
+    assert (tmp_path / "t.md").read_text().strip() == done.stdout.strip()
