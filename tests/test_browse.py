@@ -124,15 +124,18 @@ def read(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), np.float32)
 
 
-def centre(image: dict[str, Any], row: int, column: int) -> dict[str, float]:
-    """A cell's centre in shares of the image."""
-    return {"x": (column + 0.5) * image["stepX"] / image["width"], "y": (row + 0.5) * image["stepY"] / image["height"]}
+def within(image: dict[str, Any], row: int, column: int) -> dict[str, float]:
+    """A point right of and below a cell's centre, in shares of the image."""
+    return {
+        "x": (column + 0.7) * image["stepX"] / image["width"],
+        "y": (row + 0.7) * image["stepY"] / image["height"],
+    }
 
 
 def test_a_click_gives_the_map_that_numpy_gives(index: Index, page: Path, tmp_path: Path) -> None:
     data = data_of(page)
     maps = maps_of(data)
-    told = clicked(page, {"clicks": [{"image": 3, **centre(data["images"][3], 6, 5)}], "maps": True}, tmp_path)
+    told = clicked(page, {"clicks": [{"image": 3, **within(data["images"][3], 6, 5)}], "maps": True}, tmp_path)
     assert told["points"][0]["cell"] == 6 * data["images"][3]["w"] + 5
     exact = index.map_of(3)[0][6, 5]
     for i, found in enumerate(maps):
@@ -150,11 +153,11 @@ def test_points_are_added_and_subtracted_and_masks_saved(page: Path, tmp_path: P
     maps, images = maps_of(data), data["images"]
     asked = {
         "clicks": [
-            {"image": 5, **centre(images[5], 1, 1)},  # forgotten with the next
-            {"image": 0, **centre(images[0], 3, 4)},
-            {"image": 1, **centre(images[1], 5, 6), "shift": True},
-            {"image": 2, **centre(images[2], 2, 7), "alt": True},
-            {"image": 3, **centre(images[3], 4, 4), "shift": True, "ctrl": True},
+            {"image": 5, **within(images[5], 1, 1)},  # forgotten with the next
+            {"image": 0, **within(images[0], 3, 4)},
+            {"image": 1, **within(images[1], 5, 6), "shift": True},
+            {"image": 2, **within(images[2], 2, 7), "alt": True},
+            {"image": 3, **within(images[3], 4, 4), "shift": True, "ctrl": True},
         ],
         "maps": True, "mask": 1, "threshold": 0.3,
     }  # fmt: skip
@@ -176,7 +179,7 @@ def test_points_are_added_and_subtracted_and_masks_saved(page: Path, tmp_path: P
 
 
 def test_the_same_point_added_and_subtracted_leaves_nothing(page: Path, tmp_path: Path) -> None:
-    one = {"image": 0, **centre(data_of(page)["images"][0], 3, 4)}
+    one = {"image": 0, **within(data_of(page)["images"][0], 3, 4)}
     told = clicked(page, {"clicks": [one, one | {"alt": True}], "maps": True}, tmp_path)
     assert not any(read(text).any() for text in told["maps"])
 

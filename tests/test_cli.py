@@ -272,6 +272,9 @@ def test_a_run_folder_has_what_is_promised(run: tuple[Path, Any]) -> None:
     assert record["verdict"]["best_chosen_on"] == "the images it is judged on"
     assert record["data"]["images"] == 39
     assert len(record["data"]["fingerprint"]) == 64
+    card = (out / "model.json").read_text()
+    assert str(out.parent) not in card, "a model that is given away does not tell where things lie"
+    assert json.loads(card)["lineage"]["data"]["source"] == Path(record["data"]["source"]).name
 
 
 def test_more_bad_images_than_allowed_stop_the_run(mixed: Path, tmp_path: Path) -> None:

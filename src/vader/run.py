@@ -329,6 +329,13 @@ class Run:
         config = self.config
         if not self.learner.fabric.is_global_zero:
             return
+        # A model is given away: it says what it was made of, not where that lies on this machine.
+        data = {k: v for k, v in self.record["data"].items() if k != "held_out"}
+        settings = config.model_dump(mode="json", exclude={"images", "out"})
+        told = self.record["init"]
+        if config.init:
+            settings["init"] = config.init.name
+            told = told and told.replace(str(config.init), config.init.name)
         card = {
             "normalisation": {
                 "mean": self.learner.network.encoder.mean.flatten().tolist(),
@@ -338,9 +345,9 @@ class Run:
                 "objective": config.objective,
                 "steps": done,
                 "images_seen": done * config.batch,
-                "data": {k: v for k, v in self.record["data"].items() if k != "held_out"},
-                "init": self.record["init"],
-                "settings": config.model_dump(mode="json", exclude={"images", "out"}),
+                "data": data | {"source": config.images.name},
+                "init": told,
+                "settings": settings,
                 "package": self.record["versions"]["vader-dense"],
             },
             "licence": "weights: as the images' and the starting weights' owners allow; code: Apache-2.0",
