@@ -16,6 +16,8 @@ SMALL = {
     "views.size": 32,
     "batch": 4,
     "points": 8,
+    "enqueue": "all",
+    "within_image": "none",
     "queue": 96,
     "bn_groups": 2,
     "workers": 0,
