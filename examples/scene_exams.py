@@ -1,9 +1,8 @@
 """Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
 
 The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the first frame's masks, and matching
-between viewpoints; each with what no features at all would get. Propagation and matching are held twice: with shots
-whose exposure varies as a camera's does, and with the same pictures at one exposure (`..._plain`), where surfaces have
-the same colours in all of them.
+between viewpoints; each with what no features at all would get. Propagation and matching see shots whose exposure varies
+as a camera's does, and on demand the same pictures at one exposure (`..._plain`), where surfaces keep their colours.
 """
 
 import hashlib
@@ -104,11 +103,12 @@ def propagation(counts: Counts) -> PropagationProtocol:
     return PropagationProtocol(radius=RADIUS * counts.clip_size[1])
 
 
-def sit(encoder: DenseEncoder, sets: Sets, seed: int) -> dict[str, float | list[float]]:
-    """One encoder's numbers; `seed` is the probes'."""
+def sit(encoder: DenseEncoder, sets: Sets, seed: int, plain: bool = False) -> dict[str, float | list[float]]:
+    """One encoder's numbers; `seed` is the probes'. With `plain` also those at one exposure."""
     train, test = (extract(encoder, images_of(frames), dtype=torch.float16) for frames in (sets.train, sets.test))
     told = probes(sets, seed, train, test)
-    for suffix, some, pairs in (("", sets.clips, sets.pairs), ("_plain", sets.plain_clips, sets.plain_pairs)):
+    exams = [("", sets.clips, sets.pairs), ("_plain", sets.plain_clips, sets.plain_pairs)]
+    for suffix, some, pairs in exams[: 1 + plain]:
         scores = [score_clip(carried(encoder, clip, sets.counts), masks_of(clip)) for clip in some]
         found = summary(sets, mean_scores(scores), match_all(encoder, pairs))
         told |= {key + suffix: value for key, value in found.items()}
