@@ -1,8 +1,9 @@
 """Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
 
 The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the first frame's masks, and matching
-between viewpoints; each with what no features at all would get. Propagation and matching see shots whose exposure varies
-as a camera's does, and on demand the same pictures at one exposure (`..._plain`), where surfaces keep their colours.
+between viewpoints; each with what no features at all would get. Propagation and matching see shots whose exposure
+varies as a camera's does, and on demand the same pictures at one exposure (`..._plain`), where surfaces keep their
+colours.
 """
 
 import hashlib
