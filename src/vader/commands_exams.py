@@ -12,7 +12,7 @@ from vader.evaluate import evaluate as run_evaluate
 
 
 def evaluate(
-    encoders: list[str], task: str, protocol: str, data: Path, out: Path, trials: int, seed: int, memory: str | None,
+    encoders: list[str], task: str, protocol: str, data: Path | None, out: Path, trials: int, seed: int, memory: str | None,
     batch: int, device: str, weights: Path | None, as_json: bool, quiet: bool,
 ) -> str:  # fmt: skip
     """What to print; see `vader evaluate --help`."""

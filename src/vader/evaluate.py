@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from vader import report as reports
-from vader.datasets.opening import open_labelled
 from vader.encoders import DenseEncoder, open_encoder
 from vader.errors import BadInput
-from vader.evaluation.exams import sit
+from vader.evaluation.exams import EXAMS, sit
 from vader.evaluation.files import (
     folder_names,
     new_folder,
@@ -21,9 +20,10 @@ from vader.evaluation.files import (
     write_labels,
     write_pictures,
 )
+from vader.evaluation.material import Material
 from vader.evaluation.pages import make_report
 from vader.evaluation.results import Result
-from vader.evaluation.sitting import Plan, Sets
+from vader.evaluation.sitting import Keep, Plan
 from vader.exams.protocols import constants, find_protocol
 from vader.exams.store import Budget, parse_memory
 from vader.provenance import describe, peak_memory
@@ -44,7 +44,7 @@ def evaluate(
     encoders: Sequence[str | DenseEncoder],
     task: str,
     protocol: str,
-    data: str | Path,
+    data: str | Path | None,
     out: str | Path,
     *,
     trials: int = 5,
@@ -72,27 +72,35 @@ def evaluate(
     _check(encoders, trials, batch)
     limit = memory if isinstance(memory, int) else parse_memory(memory)
     device = choose_device(device)
-    sets = Sets(*(open_labelled(chosen.data, Path(data), split) for split in ("train", "val")))
+    exam = EXAMS[type(chosen)]
+    if data is None and exam.needs_data:
+        raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
+    material = exam.open(chosen, Path(data or "."))
     opened = [one if isinstance(one, DenseEncoder) else open_encoder(one, device, weights) for one in encoders]
     folders = folder_names([one.name for one in opened])
     if len(folders) < len(opened):
         raise BadInput(
             f"expected each encoder once, got {', '.join(one.name for one in opened)}; give them other names"
         )
-    seeds = [seed + trial for trial in range(trials)]
+    seeds = [seed + trial for trial in range(trials if exam.seeded else 1)]
     budget = Budget(limit)
+    plan = Plan(seeds, budget, batch, device, scratch, say)
     with new_folder(Path(out)) as folder:
-        results = []
-        for encoder in opened:
-            plan = Plan(seeds, budget, batch, device, scratch, say)
 
-            def keep(name: str, found: np.ndarray, place: str = folders[encoder.name]) -> None:
-                path = prediction_file(folder, place, name)
+        def keeper(name: str) -> Keep:
+            place = folders.setdefault(name, folder_names([*folders, name])[name])
+
+            def keep(picture: str, found: np.ndarray) -> None:
+                path = prediction_file(folder, place, picture)
                 (write_depth if found.dtype.kind == "f" else write_labels)(path, found)
 
-            results.append(sit(encoder, chosen, sets, plan, keep))
-        facts = _facts(results, chosen, sets, seeds, budget, started)
-        page = make_report(results, chosen, sets, folder, folders, facts)
+            return keep
+
+        results = exam.baselines(chosen, material, plan, keeper)
+        results += [sit(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
+        facts = _facts(results, chosen, material, seeds, budget, started)
+        tables, groups = exam.pages(results, chosen, material, folder, folders)
+        page = make_report(results, chosen, material, tables, groups, facts)
         write_pictures(folder, results)
         reports.write(page, folder, text="report.md")
     return Evaluation(page, Path(out), tuple(results))
@@ -107,17 +115,14 @@ def _check(encoders: Sequence[str | DenseEncoder], trials: int, batch: int) -> N
 
 
 def _facts(
-    results: Sequence[Result], protocol: Any, sets: Sets, seeds: Sequence[int], budget: Budget, started: float
+    results: Sequence[Result], protocol: Any, material: Material, seeds: Sequence[int], budget: Budget, started: float
 ) -> dict[str, Any]:
     """What `vader compare` asks for is under "protocol" and "data"."""
-    data = {"set": sets.train.name}
-    for split in (sets.train, sets.val):
-        data |= {split.split: f"{split.fingerprint()} ({len(split)} pictures)"}
-        data |= {f"{split.split}, note": split.note} if split.note else {}
-    facts = describe(protocol=constants(protocol), data=data, seeds=seeds, started=started)
+    facts = describe(protocol=constants(protocol), data=material.facts(), seeds=seeds, started=started)
     facts["paired"] = results[0].paired
-    facts["scored classes"] = [sets.val.classes[i] for i in sets.val.scored]
-    facts["scored ids"] = list(sets.val.scored)
+    if scored := getattr(material, "scored", ()):
+        facts["scored classes"] = [material.val.classes[i] for i in scored]  # type: ignore[attr-defined]
+    facts["scored ids"] = list(scored)
     facts["encoders"] = {one.name: one.facts for one in results}
     facts["seconds"] = {one.name: {phase: round(s, 2) for phase, s in one.seconds.items()} for one in results}
     facts["skipped pictures"] = {one.name: one.skipped for one in results}

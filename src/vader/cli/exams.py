@@ -57,7 +57,7 @@ def evaluate(
     *,
     task: str,
     protocol: str,
-    data: Path,
+    data: Path | None = None,
     out: Path,
     trials: int = 5,
     seed: int = 0,
@@ -76,12 +76,12 @@ def evaluate(
         Run folders, model.safetensors, timm:NAME, random:NAME, moco:FILE, rgb ...; a variant follows an @, such as
         @hypercolumn:128.
     task
-        segmentation, depth or neighbours.
+        segmentation, depth, neighbours, propagation or match.
     protocol
         Its name fixes all that a score depends on: voc-linear/vader, nyu-linear/vader ...; of linear probes with few
         labels, voc-linear/vader:5% or voc-linear/vader:20 (pictures).
     data
-        Root of the data set that the protocol is about.
+        Root of the data set that the protocol is about; match of scenes needs none.
     out
         Folder to make: report.json, report.md, report.html, predictions.
     trials

@@ -28,10 +28,37 @@ Keep = Callable[[str, np.ndarray], None]  # (an example's name, the first trial'
 
 @dataclass(frozen=True)
 class Sets:
-    """The two splits of a data set."""
+    """The two splits of a data set: `Material` of exams with labels."""
 
     train: LabelledSet
     val: LabelledSet
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+        return self.val.name
+
+    @property
+    def pictures(self) -> "Pictures":
+        """Those of the train split."""
+        return Pictures(self.train)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The classes that the headline is over, () for all."""
+        return self.val.scored
+
+    def facts(self) -> dict[str, Any]:
+        """Fingerprints and counts of both splits."""
+        found = {"set": self.train.name}
+        for split in (self.train, self.val):
+            found |= {split.split: f"{split.fingerprint()} ({len(split)} pictures)"}
+            found |= {f"{split.split}, note": split.note} if split.note else {}
+        return found
+
+    def lead(self) -> str:
+        """How many pictures."""
+        return f"{len(self.train)} pictures to learn from, {len(self.val)} to be scored on."
 
 
 @dataclass
