@@ -68,3 +68,19 @@ def pretrain_words(images: Path, out: Path, steps: int, **changes: object) -> li
     """The words of `pretrain`."""
     changes = {"device": "cpu", "precision": "fp32"} | changes
     return ["pretrain", images, "--out", out, "--recipe", "quick", "--steps", steps, *settings(**changes)]
+
+
+def refused(done: subprocess.CompletedProcess[str], words: str, code: int = 1) -> None:
+    """One line on standard error that begins with the program's name, and nothing else."""
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("vader: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def quiet(images: object, out: object, *words: object, **changes: object) -> subprocess.CompletedProcess[str]:
+    return vader(
+        "pretrain", images, "--out", out, "--steps", 4, "--device", "cpu", "--precision", "fp32", "--quiet", *words,
+        *settings(**changes),
+    )  # fmt: skip

@@ -2,7 +2,11 @@
 
 import itertools
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from vader.errors import BadInput
 from vader.exams.clusters import (
+    PATCH_BYTES,
     ClustersProtocol,
     cluster_pixels,
     cluster_segmentation,
@@ -20,6 +25,7 @@ from vader.exams.clusters import (
     kmeans,
     score_clusters,
 )
+from vader.exams.store import Budget, Store
 from vader.metrics import confusion, hungarian_miou, miou
 
 COARSE = ClustersProtocol(name="test", data="test", cells=60, restarts=3)
@@ -173,10 +179,78 @@ def test_counts_of_pictures_are_matched_too() -> None:
     assert found.miou == pytest.approx(miou(found.confusion)[0])
 
     seen: list[np.ndarray] = []
-    patches = gather_patches(zip(maps, labels, strict=True), 5, 4, COARSE)
-    score_clusters(patches, labels, 5, COARSE, watch=lambda _, classes: seen.append(classes[0]))
+    with Store(Budget(10**9)) as store:
+        patches = gather_patches(zip(maps, labels, strict=True), 5, 4, COARSE, store)
+        score_clusters(patches, labels, 5, COARSE, watch=lambda _, classes: seen.append(classes[0]))
     together = sum(confusion(one, label, 5) for one, label in zip(seen, labels, strict=True))
     assert (together == found.confusion).all(), "what is watched are the matched classes"
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, 3.0])
+def test_patches_keep_to_the_budget_and_are_the_same_in_a_file(share: float, tmp_path: Path) -> None:
+    maps, labels = stripes(8, spread=1.0)
+    whole = cluster_segmentation(maps, labels, 5, protocol=COARSE)
+    size = 8 * 60 * 6 * 2  # patches of six channels in float16
+    budget = Budget(int(share * size))
+    with Store(budget, tmp_path) as store:
+        patches = gather_patches(zip(maps, labels, strict=True), 5, 4, COARSE, store)
+        assert patches.rows.shape == (8 * 60, 6)
+        assert budget.most <= budget.limit
+        assert budget.held == (size if share > 2 else 0), "joining takes twice the room, or the file"
+        assert budget.spilled == (0 if share > 2 else size)
+        found = score_clusters(patches, labels, 5, COARSE)
+        assert (found.confusion == whole.confusion).all()
+        del patches
+    assert budget.held == 0
+
+
+@contextmanager
+def most_held() -> Iterator[list[int]]:
+    """The most bytes, above those at the start, that this process holds and no file stands behind; looked at often."""
+    found, done = [0], threading.Event()
+
+    def now() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+
+    def look(since: int) -> None:
+        while not done.wait(0.005):
+            found[0] = max(found[0], now() - since)
+
+    thread = threading.Thread(target=look, args=(now(),))
+    thread.start()
+    try:
+        yield found
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+def test_patches_of_ten_times_more_pictures_take_no_more_memory(tmp_path: Path) -> None:
+    protocol = replace(COARSE, cells=None, restarts=2, iterations=2)
+    picture = 16 * 16 * 256 * 2  # bytes
+    label = np.arange(64 * 64, dtype=np.uint8).reshape(64, 64) % 3
+    maps = [torch.randn(256, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(7)]
+    budget = Budget(40 * picture)
+    with Store(budget, tmp_path) as store:
+        with most_held() as held:
+            patches = gather_patches(((maps[i % 7], label) for i in range(400)), 3, 4, protocol, store)
+        assert budget.spilled == 400 * picture
+        assert held[0] < budget.limit + 25 * 10**6, "52 MB of patches, and as much again to join them, would be more"
+        with most_held() as held:
+            score_clusters(patches, (label for _ in range(400)), 3, protocol)
+        chunk = 2 * 2**15 * 256 * 4  # in float32, and its squares
+        assert held[0] < patches.beside(3) + chunk + 10**7
+        del patches
+
+
+def test_what_is_stated_of_a_patch_is_what_it_takes() -> None:
+    """Of rows so narrow that little else counts; 150 classes have the most rivals."""
+    rows = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
+    with most_held() as held:
+        kmeans(rows, 150, restarts=1, iterations=1, chunk=1 << 12)
+    assert 0.3 * PATCH_BYTES < held[0] / 200_000 < PATCH_BYTES
 
 
 def test_pixels_follow_the_largest_indicator() -> None:

@@ -15,9 +15,9 @@ from skimage.morphology import dilation, disk
 from vader.datasets.davis import DavisClip, mask_png, open_davis
 from vader.errors import BadInput, UnreadableImage
 from vader.exams.propagation import davis_scores, foreground, score_clip, score_frames, sequence_scores
+from vader.images.encode import colour_map
 from vader.metrics import _dilated, _packed, boundary, boundary_f, jaccard, mask_statistics
 from vader.scenes.layouts import write
-from vader.scenes.layouts.voc import colour_map
 
 DATA = Path(os.environ.get("VADER_DATA", Path(__file__).parents[2] / "shared" / "data")) / "DAVIS"
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import oracles
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vader.checkpoint import save_model
-from vader.encoders import DenseEncoder, fit, open_encoder, reduce_by_pca
+from vader.encoders import DenseEncoder, fit, open_encoder, open_encoders, reduce_by_pca
 from vader.encoders.spec import parse
 from vader.errors import BadInput
-from vader.exams.features import PixelDraw, extract, full_size, read_pixels, standard_of
+from vader.exams.features import PixelDraw, corner_cells, extract, full_size, standard_of
 from vader.health import raw_colour
 from vader.network import NetworkConfig, build
 
@@ -166,7 +168,7 @@ def test_an_encoder_that_awaits_pictures_says_so_and_gives_nothing() -> None:
 def test_large_pictures_are_fitted_on_a_grid_of_their_cells() -> None:
     image = np.random.default_rng(0).integers(0, 256, (150, 201, 3), dtype=np.uint8)  # 38 x 51 cells
     fitted = reduce_by_pca(open_encoder("rgb"), [image], 2)
-    assert fitted.facts["fitted"] == [{"kind": "pca", "dim": 2, "pictures": 1, "cells": 19 * 26}]
+    assert fitted.facts["fitted"] == [{"kind": "pca", "dim": 2, "pictures": 1, "cells": 19 * 26, "MB": 0}]
 
 
 def test_specs_are_taken_apart_even_with_at_signs_in_paths(tmp_path: Path) -> None:
@@ -179,6 +181,35 @@ def test_specs_are_taken_apart_even_with_at_signs_in_paths(tmp_path: Path) -> No
         assert parse(str(tmp_path / name)).file == tmp_path / name
         assert parse(f"{tmp_path / name}@dilated").variant == "dilated"
     assert parse("timm:resnet18", Path("w.pth")).file == Path("w.pth")
+
+
+def test_a_plain_word_before_an_equals_sign_is_the_name(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = open_encoder(f"ours={model}@hypercolumn:8@centred")
+    assert encoder.name == "ours"
+    encoder = fit(encoder, [np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)])
+    assert encoder.name == "ours"
+    assert encoder.facts["spec"] == f"{model}@hypercolumn:8@centred"
+    assert open_encoder("colour-1.0=rgb").name == "colour-1.0"
+    spec = parse("lite0=timm:tf_efficientnet_lite0=w.pth@dilated")
+    assert (spec.title, spec.text) == ("lite0", "timm:tf_efficientnet_lite0=w.pth@dilated")
+    assert (spec.name, str(spec.file), spec.variant) == ("tf_efficientnet_lite0", "w.pth", "dilated")
+    for text in ("timm:resnet50=w.pth", "torchvision:resnet18=w.pth", "moco:lr=1.pth", "random:test_resnet"):
+        assert (parse(text).title, parse(text).text) == (None, text)
+    # What lies there wins: no word of a path is a name, be it the whole or the part before the sign.
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=0.1/run", "b=rgb", "x/lr=1"):
+        (tmp_path / name).mkdir(parents=True)
+        for text in (name, f"{name}@dilated", str(tmp_path / name), f"{tmp_path / name}@dense:8@centred"):
+            assert parse(text).title is None
+            assert parse(text).file == Path(text.partition("@")[0])
+        assert parse(f"a={name}@last").title == "a"
+        assert parse(f"a={name}@last").file == Path(name)
+    assert parse("a@last=b=rgb").title == "a@last"
+    for text in ("two words=rgb", f"{'n' * 41}=rgb", "=rgb", "ours=", "x=rgb"):
+        with pytest.raises(BadInput, match="expected a run folder"):
+            parse(text)
 
 
 @pytest.mark.parametrize("spec", ["rbg", "random:", "mocco:file.pth", "no/such/run", "no/such/run@last"])
@@ -214,6 +245,30 @@ def test_weights_are_for_those_who_name_none() -> None:
             open_encoder(spec, weights=Path("w.pth"))
 
 
+def test_weights_of_a_table_go_to_the_network_that_lacks_them(tmp_path: Path) -> None:
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), file)
+    specs = ["rgb", "timm:test_resnet@last", "random:test_resnet@last", f"b=timm:test_resnet={files[1]}@last",
+             "a=timm:test_resnet@last", open_encoder("sift")]  # fmt: skip
+    found = open_encoders(specs, weights=files[0])
+    assert [one.name for one in found] == ["rgb", *specs[1:3], "b", "a", "sift"]
+    assert [one.facts.get("file") for one in found] == [None, *map(str, [files[0]]), None, *map(str, files[::-1]), None]
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    by_file = [open_encoder(f"timm:test_resnet={file}@last").features(images) for file in files]
+    maps = [one.features(images) for one in found[1:5]]
+    assert torch.equal(maps[0], by_file[0])
+    assert torch.equal(maps[3], by_file[0])
+    assert torch.equal(maps[2], by_file[1])
+    assert torch.equal(maps[1], open_encoder("random:test_resnet@last").features(images))
+    assert [one.name for one in open_encoders(["sift", "rgb"])] == ["sift", "rgb"]
+    with pytest.raises(BadInput, match="without a file, got none among rgb, random:test_resnet"):
+        open_encoders(["rgb", "random:test_resnet"], weights=files[0])
+    with pytest.raises(BadInput, match="got timm:test_efficientnet and timm:test_resnet; write each one's file"):
+        open_encoders(["timm:test_resnet", "rgb", "timm:test_efficientnet"], weights=files[0])
+
+
 @pytest.mark.parametrize("spec", ["sift", "random:test_resnet@last", "random:test_resnet@dilated", "random:test_vit"])
 def test_pictures_below_32_px_are_refused(spec: str) -> None:
     with pytest.raises(BadInput, match="at least 32 px on each side, got 31x40"):
@@ -247,14 +302,17 @@ def test_features_that_are_no_numbers_are_refused_by_name() -> None:
 
 
 def test_reading_pixels_equals_the_full_size_map() -> None:
-    """So that a probe learns from the very logits that it is scored with."""
+    """So that a probe learns from the very logits that it is scored with; both as a loop over pixels has them."""
     one, (H, W) = noise((3, 9, 12), 0), (35, 46)
-    y, x = np.mgrid[:H, :W]
-    pixels = torch.from_numpy(np.stack([x.ravel(), y.ravel()], 1)).float()
     full = full_size(one[None], STRIDE, (H, W))[0]
-    assert torch.allclose(read_pixels(one, pixels, STRIDE), full.flatten(1).T, atol=1e-5)
-    far = oracles.bilinear(one.permute(1, 2, 0).numpy(), 30.5 / STRIDE, 7.5 / STRIDE)
-    assert full[:, 7, 30].numpy() == pytest.approx(far, abs=1e-5)
+    place = np.arange(H * W)[None]
+    around, shares = corner_cells(place, *(np.array([[side]]) for side in (W, 9, 12)), STRIDE)
+    read = np.einsum("pfc,pf->cp", one.flatten(1).T.numpy()[around[0]], shares[0]).reshape(3, H, W)
+    cells = one.permute(1, 2, 0).numpy()
+    for y, x in np.ndindex(H, W):
+        expected = pytest.approx(oracles.bilinear(cells, (x + 0.5) / STRIDE, (y + 0.5) / STRIDE), abs=1e-5)
+        assert full[:, y, x].numpy() == expected
+        assert read[:, y, x] == expected
 
 
 def test_standardising_survives_far_means_and_constant_channels() -> None:

@@ -14,14 +14,14 @@ LAYERS = [
     {"geometry", "runtime"},
     {"images", "draw", "metrics", "provenance"},
     {"views", "network", "contrast", "batchnorm", "datasets"},
-    {"checkpoint", "cost", "feed", "health", "journal"},
+    {"checkpoint", "cost", "feed", "health", "journal", "tiles"},
     {"foreign", "predict"},
     {"encoders"},
     {"learner", "show", "exams", "scenes", "report"},
-    {"run", "evaluation", "retrieval"},
-    {"pretrain", "evaluate", "compare"},
+    {"run", "evaluation", "retrieval", "propagation"},
+    {"pretrain", "evaluate", "compare", "propagate"},
     {"recipes"},
-    {"commands", "commands_exams", "commands_retrieval"},
+    {"commands", "commands_exams", "commands_propagation", "commands_retrieval"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -40,7 +40,8 @@ NEVER |= {
 USE, MAKE = {"predict", "show"}, {"pretrain", "run", "learner", "feed", "recipes", "foreign"}
 OWNERS = {
     "matplotlib": {"draw"},
-    "cyclopts": {"cli.app", "cli.exams", "cli.learning", "cli.retrieval"},
+    "av": {"images.video"},
+    "cyclopts": {"cli.app", "cli.exams", "cli.learning", "cli.propagation", "cli.retrieval"},
     "simplejpeg": {"images.decode", "images.encode"},
     "PIL": {"images.decode", "images.encode", "images.animate"},
     "jinja2": {"report", "retrieval.browse"},

@@ -97,6 +97,24 @@ def test_points_outside_are_refused(flat: Index, photos: Path, points: list, box
         retrieve(flat, flat.open_model(None, "cpu"), photos / "00.jpg", points, boxes)
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (31, 200), (200, 31)])
+@pytest.mark.parametrize("size", [None, 64])
+def test_a_picture_too_small_to_ask_about_is_refused(
+    photos: Path, tmp_path: Path, width: int, height: int, size: int | None
+) -> None:
+    """Also where the index enlarges pictures: what is not there cannot be looked for."""
+    images = tmp_path / "list.txt"
+    images.write_text(f"{photos / '00.jpg'}\n{photos / '01.jpg'}\n")
+    build_index("rgb", list_images(images), tmp_path / "index", IndexConfig(size=size))
+    index = open_index(tmp_path / "index")
+    model = index.open_model(None, "cpu")
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((height, width, 3), np.uint8))
+    with pytest.raises(BadInput, match=f"small.png: expected at least 32 px a side .*, got {width}x{height}; give it"):
+        retrieve(index, model, tmp_path / "small.png", [(0.5, 0.5)])
+    cv2.imwrite(str(tmp_path / "small.png"), np.zeros((32, 32, 3), np.uint8))
+    assert len(retrieve(index, model, tmp_path / "small.png", [(0.5, 0.5)]).hits) == 2
+
+
 def test_missing_and_changed_images_are_refused(photos: Path, tmp_path: Path) -> None:
     shutil.copytree(photos, tmp_path / "images")
     build_index("rgb", list_images(tmp_path / "images"), tmp_path / "index", IndexConfig())

@@ -3,9 +3,10 @@
 import math
 import sys
 import tomllib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -182,8 +183,8 @@ def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
 
 
 def embed(
-    model: Path, images: Path, out: Path, size: int | None, batch: int, device: str, precision: str, workers: int,
-    quiet: bool,
+    model: Path, images: Path, out: Path, size: int | None, batch: int, tile: int | None, device: str, precision: str,
+    workers: int, quiet: bool,
 ) -> Path:  # fmt: skip
     """Write dense maps; see `vader embed --help`."""
     from vader import predict
@@ -197,32 +198,40 @@ def embed(
     network = load_model(model, device)
     listed = list_images(images)
     predict.embed_to_disk(
-        network, listed, out, identity=network.card["sha256"], size=size, batch=batch, device=device,
+        network, listed, out, identity=network.card["sha256"], size=size, batch=batch, tile=tile, device=device,
         precision=choose_precision(precision, device), workers=workers, say=None if quiet else predict.to_stderr,
     )  # fmt: skip
     return out
 
 
+FITTED_ON = 64  # pictures at most, evenly from the list, for encoders that have to see some first
+
+
 def show(
-    what: str, model: Path, images: Path, out: Path, count: int, at: str | None, size: int | None, seed: int,
-    device: str, quiet: bool,
+    what: str, models: Sequence[str], images: Path, out: Path, count: int, at: str | None, size: int | None, seed: int,
+    device: str, basis: Literal["panel", "image"], quiet: bool,
 ) -> list[Path]:  # fmt: skip
     """Write pictures; see `vader show --help`."""
     from vader import show as pictures
-    from vader.checkpoint import load_model
+    from vader.encoders import fit, open_encoder
 
     if count < 1:
         raise BadInput(f"--count: expected at least 1, got {count}")
     if size is not None and size < 32:
         raise BadInput(f"--size: expected at least 32 px, got {size}")
-    device = choose_device(device)
-    network, listed = load_model(model, device), list_images(images)
+    device, listed = choose_device(device), list_images(images)
+    encoders = [open_encoder(spec, device) for spec in models]
+    if any(encoder.pending is not None for encoder in encoders):
+        some = [one.pixels for one in pictures.read_some(listed, FITTED_ON, size)]
+        if not quiet:
+            print(f"fitting on {len(some)} of the images what has to see some first", file=sys.stderr)
+        encoders = [fit(encoder, some) for encoder in encoders]
     make_folder(out)
     if what == "pca":
-        return [pictures.show_pca(network, listed, out, count, size, device)]
+        return [pictures.show_pca(encoders, listed, out, count, size, basis)]
     if what == "matches":
-        return [pictures.show_matches(network, listed, out, count, size, seed, device)]
-    return [pictures.show_similar(network, listed, out, count, parse_point(at), size, device)]
+        return [pictures.show_matches(encoders, listed, out, count, size, seed)]
+    return [pictures.show_similar(encoders, listed, out, count, parse_point(at), size)]
 
 
 def scenes(

@@ -12,8 +12,8 @@ from vader.evaluate import evaluate as run_evaluate
 
 
 def evaluate(
-    encoders: list[str], task: str, protocol: str, data: Path | None, out: Path, trials: int, seed: int, memory: str | None,
-    batch: int, device: str, weights: Path | None, as_json: bool, quiet: bool,
+    encoders: list[str], task: str, protocol: str, data: Path | None, out: Path, trials: int, seed: int,
+    memory: str | None, batch: int, device: str, weights: Path | None, as_json: bool, quiet: bool,
 ) -> str:  # fmt: skip
     """What to print; see `vader evaluate --help`."""
     if not encoders:

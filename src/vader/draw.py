@@ -37,7 +37,11 @@ def _show(axis: Any, image: np.ndarray, title: str = "") -> None:
 def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: str = "") -> Path:
     """A grid of titled images."""
     columns = max(len(row) for row in rows)
-    figure, axes = plt.subplots(len(rows), columns, figsize=(2.6 * columns, 2.3 * len(rows)), squeeze=False)
+    # Rows of wide images are low, lest most of the page be empty.
+    heights = [0.35 + min(2.1, 2.5 * max(image.shape[0] / image.shape[1] for image, _ in row)) for row in rows]
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(2.6 * columns, 0.3 + sum(heights)), squeeze=False, height_ratios=heights
+    )
     for row, line in zip(rows, axes, strict=True):
         for axis in line:
             axis.axis("off")
@@ -49,19 +53,27 @@ def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: s
 
 
 def matches(
-    pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]], path: Path, title: str = ""
+    pairs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    path: Path,
+    title: str = "",
+    names: Sequence[str] = (),
 ) -> Path:
-    """Pairs of views side by side with a line from each query to its match; (view 1, view 2, queries, found, good)."""
-    columns = min(2, len(pairs))
+    """Pairs of views side by side with a line from each query to its match; (view 1, view 2, queries, found, good).
+
+    With `names` the pairs are in turn those of so many encoders, which get a column each.
+    """
+    columns = len(names) or min(2, len(pairs))
     lines = -(-len(pairs) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(6 * columns, 3.1 * lines), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, (first, second, queries, found, good) in zip(axes.flat, pairs, strict=False):
+    for index, (axis, (first, second, queries, found, good)) in enumerate(zip(axes.flat, pairs, strict=False)):
         gap = 8
         width = first.shape[1] + gap
         between = np.full((first.shape[0], gap, 3), 255, dtype=np.uint8)
-        _show(axis, np.concatenate([first, between, second], 1), f"{int(good.sum())} of {len(good)} within one cell")
+        name = f"{names[index % columns]}: " if names else ""
+        told = f"{name}{int(good.sum())} of {len(good)} within one cell"
+        _show(axis, np.concatenate([first, between, second], 1), told)
         for (x0, y0), (x1, y1), right in zip(queries, found, good, strict=True):
             axis.plot([x0, x1 + width], [y0, y1], color=GOOD if right else BAD, linewidth=0.9, alpha=0.9)
             axis.plot([x0, x1 + width], [y0, y1], "o", color=GOOD if right else BAD, markersize=2)
@@ -70,29 +82,41 @@ def matches(
     return _save(figure, path)
 
 
-def similar(
-    query: np.ndarray,
-    at: tuple[float, float],
-    found: Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]],
-    path: Path,
-    title: str = "",
-) -> Path:
+Found = Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]]  # image, its map of cosines, the best, a name
+
+
+def similar(query: np.ndarray, at: tuple[float, float], found: Found, path: Path, title: str = "") -> Path:
     """The query with its pixel marked; then each found image above its similarity map, best pixel marked.
 
     Maps share one colour scale, so that a lower peak looks lower.
     """
-    columns = len(found) + 1
-    figure, axes = plt.subplots(2, columns, figsize=(2.6 * columns, 4.8), squeeze=False)
+    return similar_beside(query, at, [("query", found)], path, title)
+
+
+def similar_beside(
+    query: np.ndarray, at: tuple[float, float], answers: Sequence[tuple[str, Found]], path: Path, title: str = ""
+) -> Path:
+    """As `similar`, for the answers (name, found) of several encoders below each other, each with its own scale.
+
+    One encoder's cosines say nothing about another's.
+    """
+    columns = 1 + max(len(found) for _, found in answers)
+    figure, axes = plt.subplots(2 * len(answers), columns, figsize=(2.6 * columns, 4.8 * len(answers)), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    _show(axes[0, 0], query, "query")
-    axes[0, 0].plot(*at, "+", color=BAD, markersize=14, markeredgewidth=2.5)
-    low = min(float(np.quantile(heat, 0.5)) for _, heat, _, _ in found)
-    for column, (image, heat, best, name) in enumerate(found, 1):
-        _show(axes[0, column], image, name)
-        axes[0, column].plot(*best, "+", color=GOOD, markersize=10, markeredgewidth=2)
-        height, width = image.shape[:2]
-        axes[1, column].imshow(heat, extent=(0, width, height, 0), cmap="magma", vmin=low, vmax=1.0)
+    for (name, found), upper, lower in zip(answers, axes[::2], axes[1::2], strict=True):
+        _show(upper[0], query, name)
+        upper[0].plot(*at, "+", color=BAD, markersize=14, markeredgewidth=2.5)
+        low = min(float(np.quantile(heat, 0.5)) for _, heat, _, _ in found)
+        for column, (image, heat, best, label) in enumerate(found, 1):
+            _show(upper[column], image, label)
+            upper[column].plot(*best, "+", color=GOOD, markersize=10, markeredgewidth=2)
+            height, width = image.shape[:2]
+            drawn = lower[column].imshow(heat, extent=(0, width, height, 0), cmap="magma", vmin=low, vmax=1.0)
+        place = lower[0].inset_axes((0.05, 0.6, 0.9, 0.08))
+        figure.colorbar(drawn, cax=place, orientation="horizontal", ticks=[low, 1.0])
+        place.set_xticklabels([f"{low:.4g}", "1"], fontsize=7)
+        place.set_title("cosine", fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     return _save(figure, path)

@@ -20,8 +20,9 @@ from vader.errors import BadInput, UnreadableImage
 from vader.images.decode import decode
 from vader.images.folder import Faults, ImageList
 from vader.journal import clock
-from vader.network import MIN_SIDE, Network
+from vader.network import MIN_SIDE, STRIDE, Network
 from vader.runtime import make_folder, write_atomic, write_json
+from vader.tiles import OVERLAP, by_tiles, check_tile, count_tiles, tile_for
 
 PIXELS_A_BATCH = 512 * 512  # times --batch; larger images go fewer at a time, so memory does not follow their size
 
@@ -91,11 +92,11 @@ def to_tensor(images: list[Decoded], device: str) -> Tensor:
 
 
 @torch.inference_mode()
-def embed(network: Network, pixels: Tensor, precision: str = "fp32") -> Tensor:
-    """(B, D, h, w) normalised maps as float32."""
+def embed(network: Network, pixels: Tensor, precision: str = "fp32", tile: int | None = None) -> Tensor:
+    """(B, D, h, w) normalised maps as float32; of large images by tiles of `tile` px (None: chosen), see `tiles`."""
     enabled = precision == "bf16"
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=enabled):
-        return network.embed(pixels).float()
+        return by_tiles(network.embed, pixels, STRIDE, tile)
 
 
 def embed_to_disk(
@@ -106,6 +107,7 @@ def embed_to_disk(
     identity: str,
     size: int | None = None,
     batch: int = 8,
+    tile: int | None = None,
     device: str = "cpu",
     precision: str = "fp32",
     workers: int = 2,
@@ -114,11 +116,12 @@ def embed_to_disk(
     """Write `NAME.npy` (D, h, w) float16 for every image, and `manifest.jsonl`; returns how many were written.
 
     `identity` names the model. A folder begun with the same model and settings (precision too) is completed, another
-    is refused with BadInput. `manifest.jsonl` has a line an image: name, map, shape, width and height of the file and
-    as embedded.
+    is refused with BadInput, as is a `tile` that its overlap leaves nothing of. `manifest.jsonl` has a line an image:
+    name, map, shape, width and height of the file and as embedded, and of a large image the side of its tiles.
     """
+    check_tile(tile)
     settings = {"model": identity, "stride": 4, "size": size, "precision": precision, "dtype": "float16"}
-    settings |= {"images": images.fingerprint()}
+    settings |= {"images": images.fingerprint()} | ({} if tile is None else {"tile": tile})
     _claim(out, settings)
     manifest = out / "manifest.jsonl"
     done = _read_manifest(manifest)
@@ -127,9 +130,17 @@ def embed_to_disk(
     network = network.to(device)
     with manifest.open("a") as lines:
         for group in batches_of_equal_size(decode_all(images, todo, size, workers, faults), batch):
-            maps = embed(network, to_tensor(group, device), precision).half().cpu().numpy()
+            height, width = group[0].pixels.shape[:2]
+            side = tile_for(height, width, tile)
+            if say and side is not None:
+                say(
+                    f"{images.names[group[0].index]}: {width}x{height} px, by {count_tiles(height, width, side)} tiles "
+                    f"of up to {side} px that overlap by {OVERLAP} px"
+                )
+            maps = embed(network, to_tensor(group, device), precision, tile).half().cpu().numpy()
             for image, one in zip(group, maps, strict=True):
-                lines.write(json.dumps(_store(out, images, image, one)) + "\n")
+                by = {} if side is None else {"tile": side}
+                lines.write(json.dumps(_store(out, images, image, one) | by) + "\n")
             lines.flush()
             written += len(group)
             elapsed = time.monotonic() - since

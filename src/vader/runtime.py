@@ -160,13 +160,20 @@ class Interrupts:
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interrupts]:
-    """Within it, interrupts are remembered instead of raised; outside the main thread nothing is caught."""
+    """Within it, interrupts are remembered instead of raised; outside the main thread nothing is caught.
+
+    One that came before, to a handler that remembers (`cli.interrupts.Ear`, or a block around this one), counts: its
+    KeyboardInterrupt was lost on its way up, or the block could not yet ask.
+    """
     interrupts, before = Interrupts(), {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, interrupts._remember)
     except ValueError:  # signals can be caught in the main thread alone
         pass
+    for handler in before.values():
+        earlier = getattr(getattr(handler, "__self__", handler), "received", None)
+        interrupts.received = earlier if interrupts.received is None else interrupts.received
     try:
         yield interrupts
     finally:

@@ -1,32 +1,45 @@
-"""What a model sees, as pictures: PCA colours, matches under known warps, where else a pixel's like is found.
+"""What encoders see, as pictures: PCA colours, matches under known warps, where else a pixel's like is found.
 
 Axes: N points, D embedding, H W pixels, h w cells.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from vader import draw
+from vader.encoders.dense import DenseEncoder
 from vader.errors import BadInput, UnreadableImage
 from vader.geometry import cell_centres, read_at, read_cells
 from vader.images.colour import paint
 from vader.images.decode import decode
 from vader.images.folder import ImageList
-from vader.network import STRIDE, Network
-from vader.predict import embed, resize_short_side
+from vader.network import STRIDE
+from vader.predict import resize_short_side
+from vader.tiles import tiled
 from vader.views import ViewConfig, choose_matches, draw_pair, generator, render
 
 LARGEST = 512  # pixels of the short side, unless a size is asked for: pictures are for eyes
 SEARCHED = 25  # times the pictures shown: how many images `similar` looks through
+HEADING = 24  # characters that fit above a picture; the variant of a longer name goes to a second line
+COLUMNS = 6  # of a page of PCA colours; more if one image and its maps need them
+
+Basis = Literal["panel", "image"]
+BASES = {
+    "panel": "one basis for all images of an encoder",
+    "image": "a basis for each image, so that colours of two images do not compare",
+}
 
 
 class Shown(NamedTuple):
-    """An image to show: its name, its pixels (H, W, 3) as the model sees them, and its own width and height."""
+    """An image to show: its name, its pixels (H, W, 3) as the encoder sees them, and its own width and height."""
 
     name: str
     pixels: np.ndarray
@@ -50,110 +63,178 @@ def read_some(images: ImageList, count: int, size: int | None) -> list[Shown]:
     return read
 
 
-def _map(network: Network, image: np.ndarray, device: str) -> Tensor:
-    """(D, h, w) on the CPU."""
-    pixels = torch.from_numpy(image).to(device).permute(2, 0, 1)[None].float() / 255
-    return embed(network, pixels)[0].cpu()
+def labels(read: Sequence[Shown]) -> list[str]:
+    """The images' file names, with their folders where two would be alike, as in clips."""
+    names = [Path(one.name).name for one in read]
+    return names if len(set(names)) == len(names) else ["/".join(Path(one.name).parts[-2:]) for one in read]
+
+
+def _map(encoder: DenseEncoder, image: np.ndarray) -> Float[Tensor, "D h w"]:
+    """Normalised embeddings, on the CPU. Raises BadInput if they are not finite."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        found = tiled(encoder, pixels)[0]
+    if not found.isfinite().all():
+        raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
+    return found
 
 
 def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
     """(h, w, 3) colours of maps (D, h, w): their first three principal components, one basis and scale for all.
 
-    Components are scaled from the 1st to the 99th percentile, so one odd pixel does not dull the picture.
+    Components are scaled from the 1st to the 99th percentile, so one odd pixel does not dull the picture. Maps of two
+    dimensions leave the blue channel empty.
     """
     flat = torch.cat([one.flatten(1).T for one in maps])
     sample = flat[torch.linspace(0, len(flat) - 1, min(len(flat), 20_000)).long()]
     mean = sample.mean(0)
     _, _, basis = torch.linalg.svd(sample - mean, full_matrices=False)
     projected = (flat - mean) @ basis[:3].T
+    projected = F.pad(projected, (0, 3 - projected.shape[1]))
     low, high = (torch.from_numpy(np.percentile(projected.numpy(), p, axis=0)).float() for p in (1, 99))
     colours = ((projected - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
     parts = colours.split([one[0].numel() for one in maps])
     return [part.view(*one.shape[1:], 3).numpy() for part, one in zip(parts, maps, strict=True)]
 
 
-def show_pca(network: Network, images: ImageList, out: Path, count: int, size: int | None, device: str) -> Path:
-    """Images beside their embeddings' PCA colours."""
+def show_pca(
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, basis: Basis = "panel"
+) -> Path:
+    """Images beside their embeddings' PCA colours, a column an encoder."""
     read = read_some(images, count, size)
-    colours = pca_colours([_map(network, one.pixels, device) for one in read])
-    tiles = [[(one.pixels, Path(one.name).name), (colour, "")] for one, colour in zip(read, colours, strict=True)]
-    rows = [[cell for tile in tiles[i : i + 3] for cell in tile] for i in range(0, len(tiles), 3)]
-    return draw.panel(rows, out / "pca.png", "embeddings' first three principal components as RGB, one basis for all")
+    columns = []
+    for encoder in encoders:
+        maps = [_map(encoder, one.pixels) for one in read]
+        columns.append(pca_colours(maps) if basis == "panel" else [pca_colours([one])[0] for one in maps])
+    beside = max(1, COLUMNS // (1 + len(encoders)))
+    names = called(encoders) or [""]
+    groups = [  # the encoders' names above the first row alone
+        [
+            (one.pixels, label),
+            *((colours[i], name if i < beside else "") for colours, name in zip(columns, names, strict=True)),
+        ]
+        for i, (one, label) in enumerate(zip(read, labels(read), strict=True))
+    ]
+    rows = [[cell for group in groups[i : i + beside] for cell in group] for i in range(0, len(groups), beside)]
+    title = f"embeddings' first three principal components as RGB, {BASES[basis]}"
+    return draw.panel(rows, out / "pca.png", title)
 
 
 def show_matches(
-    network: Network,
-    images: ImageList,
-    out: Path,
-    count: int,
-    size: int | None,
-    seed: int,
-    device: str,
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, seed: int,
     lines: int = 24,
-) -> Path:
-    """Two views of each image under a known warp: each query's most similar cell, green if within one cell."""
+) -> Path:  # fmt: skip
+    """Two views of each image under a known warp: each query's most similar cell, green if within one cell.
+
+    Cells are those of stride 4 for every encoder; maps of another stride are read between their cells' centres.
+    """
     if size is not None and (size < 32 or size % 32):
         raise BadInput(f"--size: expected a multiple of 32 px for views, got {size}")
-    config = ViewConfig(size=size or trained_size(network))
+    config = ViewConfig(size=size or trained_size(encoders))
     pairs, hits = [], []
     for number, (_, image, _) in enumerate(read_some(images, count, None)):
         pair = draw_pair(config, image.shape[1], image.shape[0], STRIDE, seed, 0, number)
         cells, points = choose_matches(pair, config, STRIDE, lines, generator(seed, 0, number, 2))
         views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
-        first, second = (_map(network, view, device) for view in views)
-        queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
-        centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
-        found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
-        good = np.linalg.norm(found - points, axis=1) <= STRIDE
-        pairs.append((views[0], views[1], centres[cells], found, good))
-        hits.append(good.mean())
-    title = f"most similar cell in the other view: {np.mean(hits):.0%} within one cell ({STRIDE} px) of the truth"
-    return draw.matches(pairs, out / "matches.png", title)
+        for encoder in encoders:
+            first, second = (_fine(_map(encoder, view), encoder.stride, view.shape[:2]) for view in views)
+            queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
+            centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
+            found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
+            good = np.linalg.norm(found - points, axis=1) <= STRIDE
+            pairs.append((views[0], views[1], centres[cells], found, good))
+            hits.append(good.mean())
+    shares = [np.mean(hits[i :: len(encoders)]) for i in range(len(encoders))]
+    told = f"within one cell ({STRIDE} px) of the truth"
+    names = called(encoders)
+    each = ", ".join(f"{share:.0%} {name}".strip() for name, share in zip(names or [""], shares, strict=True))
+    title = f"most similar cell in the other view: {each} {told}".replace("\n", "")
+    return draw.matches(pairs, out / "matches.png", title, names)
 
 
-def find_similar(
-    network: Network, read: list[Shown], at: tuple[float, float] | None, device: str
-) -> tuple[tuple[float, float], list[tuple[float, np.ndarray, np.ndarray, tuple[float, float], str]]]:
-    """Where a pixel of the first image lies as it is shown, and its likeness to all others.
+def _fine(found: Float[Tensor, "D h w"], stride: int, size: tuple[int, ...]) -> Float[Tensor, "D _ _"]:
+    """A map of an image of `size` (H, W) px at stride 4, read between its cells' centres if its own is another."""
+    if stride == STRIDE:
+        return found
+    h, w = (-(-side // STRIDE) for side in size)
+    centres = torch.from_numpy(cell_centres(h, w, STRIDE).astype(np.float32))
+    return F.normalize(read_at(found[None], centres[None], stride)[0], dim=1).T.reshape(-1, h, w)
 
-    `at` is (x, y) in pixels of the first image's file, whatever size it is shown at; None is its centre. For the first
-    image, then for the others, the most similar first: the highest cosine, pixels, map of cosines (h, w), the place of
-    the highest and a name. Raises BadInput for a point outside the image.
+
+class Likeness(NamedTuple):
+    """How alike an image is to a pixel: the highest cosine, pixels, cosines (h, w), the highest's place, a name."""
+
+    score: float
+    pixels: np.ndarray
+    heat: np.ndarray
+    best: tuple[float, float]
+    label: str
+
+
+def place_in(shown: Shown, at: tuple[float, float] | None) -> tuple[float, float]:
+    """Where a point (x, y) of an image's file lies in the image as it is shown; None is the centre.
+
+    Raises BadInput for a point outside the image.
     """
-    _, query, (width, height) = read[0]
+    width, height = shown.original
     x, y = at or (width / 2, height / 2)
     if not (0 <= x <= width and 0 <= y <= height):
         raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
-    place = (x * query.shape[1] / width, y * query.shape[0] / height)
-    first = _map(network, query, device)
-    vector = F.normalize(read_at(first[None], torch.tensor([[place]], dtype=torch.float32), STRIDE)[0, 0], dim=0)
-    found = []
-    for other, image, _ in read[1:]:
-        heat = torch.einsum("d,dhw->hw", vector, _map(network, image, device))
-        best = int(heat.argmax())
-        at_best = ((best % heat.shape[1] + 0.5) * STRIDE, (best // heat.shape[1] + 0.5) * STRIDE)
-        found.append((float(heat.max()), image, heat.numpy(), at_best, Path(other).name))
-    found.sort(key=lambda one: -one[0])
+    return x * shown.pixels.shape[1] / width, y * shown.pixels.shape[0] / height
+
+
+def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, float]) -> list[Likeness]:
+    """The likeness of the pixel at `place` of the first image, as it is shown, to itself, then to the other images.
+
+    The most similar images first.
+    """
+    first = _map(encoder, read[0].pixels)
+    at = torch.tensor([[place]], dtype=torch.float32)
+    vector = F.normalize(read_at(first[None], at, encoder.stride)[0, 0], dim=0)
     own = torch.einsum("d,dhw->hw", vector, first)
-    return place, [(float(own.max()), query, own.numpy(), place, "itself"), *found]
+    found = []
+    for (_, image, _), label in zip(read[1:], labels(read)[1:], strict=True):
+        heat = torch.einsum("d,dhw->hw", vector, _map(encoder, image))
+        row, column = divmod(int(heat.argmax()), heat.shape[1])
+        best = ((column + 0.5) * encoder.stride, (row + 0.5) * encoder.stride)
+        found.append(Likeness(float(heat.max()), image, heat.numpy(), best, label))
+    found.sort(key=lambda one: -one.score)
+    return [Likeness(float(own.max()), read[0].pixels, own.numpy(), place, "itself"), *found]
 
 
 def show_similar(
-    network: Network, images: ImageList, out: Path, count: int, at: tuple[float, float] | None, size: int | None,
-    device: str,
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, at: tuple[float, float] | None,
+    size: int | None,
 ) -> Path:  # fmt: skip
     """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2)."""
     read = read_some(images, max(2, count * SEARCHED), size)
-    place, found = find_similar(network, read, at, device)
-    shown: list[Any] = [(*found[0][1:4], "itself")]
-    shown += [(image, heat, best, f"{label} {score:.2f}") for score, image, heat, best, label in found[1 : count + 1]]
-    name, query, (width, height) = read[0]
+    place = place_in(read[0], at)
+    answers = []
+    for encoder, heading in zip(encoders, called(encoders) or ["query"], strict=True):
+        itself, *others = find_similar(encoder, read, place)
+        shown = [itself, *(one._replace(label=f"{one.label} {one.score:.2f}") for one in others[:count])]
+        answers.append((heading, [one[1:] for one in shown]))
+    _, query, (width, height) = read[0]
     x, y = at or (width / 2, height / 2)
-    title = f"most similar pixels to {Path(name).name} at ({x:.0f}, {y:.0f}) among {len(read) - 1} images"
-    return draw.similar(query, place, shown, out / "similar.png", title)
+    title = f"most similar pixels to {labels(read)[0]} at ({x:.0f}, {y:.0f}) among {len(read) - 1} images"
+    return draw.similar_beside(query, place, answers, out / "similar.png", title)
 
 
-def trained_size(network: Network) -> int:
-    """The side of the views that a model was trained on, or 224."""
-    card: dict[str, Any] = getattr(network, "card", {})
-    return int(card.get("lineage", {}).get("settings", {}).get("views", {}).get("size", 224))
+def called(encoders: Sequence[DenseEncoder]) -> list[str]:
+    """Headings for several encoders: names without files and folders, unless two would be alike; none for one alone."""
+    if len(encoders) == 1:
+        return []
+    whole = [encoder.name for encoder in encoders]
+    short = [re.sub(r"=[^@]*", "", re.sub(r"[^:=@]*/", "", name)) for name in whole]
+    names = short if len(set(short)) == len(short) else whole
+    return [name.replace("@", "\n@", 1) if len(name) > HEADING else name for name in names]
+
+
+def trained_size(encoders: Sequence[DenseEncoder]) -> int:
+    """The side of the views that the first of the encoders that tells was trained on, or 224."""
+    for encoder in encoders:
+        card: Any = encoder.facts.get("lineage")
+        lineage = card.get("lineage", {}) if isinstance(card, dict) else {}
+        if (size := lineage.get("settings", {}).get("views", {}).get("size")) is not None:
+            return int(size)
+    return 224

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from vader import __version__
+from vader.cli.interrupts import EAR
 from vader.errors import VaderError
 
 app = App(
@@ -22,6 +23,7 @@ app = App(
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 Quiet = Annotated[bool, Parameter(negative="")]
+Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
 def say(result: Path) -> None:
@@ -56,6 +58,17 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 def main() -> None:
     """Entry point: 0 done, 1 an error of the input, 2 wrong usage, 130 interrupted."""
+    try:
+        _run()
+    except BaseException:
+        # An interrupt that was lost on its way up may have torn an import, or nobody asked for it in time.
+        if EAR.received is not None:
+            raise SystemExit(130) from None
+        raise
+
+
+def _run() -> None:
+    """The verb, with its errors as lines and exit codes."""
     try:
         result: Any = app(exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vader.cli.app import Device, Quiet, app
+from vader.cli.app import Device, Json, Quiet, app
 
 
 @app.command
@@ -19,7 +19,7 @@ def scenes(
     seed: int = 0,
     set_: Annotated[list[str] | None, Parameter(name="--set")] = None,
     workers: int | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Render scenes whose every label is known, as a folder that looks like a real data set to what reads it.
@@ -65,7 +65,7 @@ def evaluate(
     memory: str | None = None,
     batch: int = 16,
     device: Device = "auto",
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Frozen features sit a named exam; one table for all models, and a report with every number's circumstances.
@@ -74,7 +74,7 @@ def evaluate(
     ----------
     models
         Run folders, model.safetensors, timm:NAME, random:NAME, moco:FILE, rgb ...; a variant follows an @, such as
-        @hypercolumn:128.
+        @hypercolumn:128. A NAME= before one (a plain word) is what tables and folders call it.
     task
         segmentation, depth, neighbours, propagation or match.
     protocol
@@ -89,7 +89,7 @@ def evaluate(
     seed
         Of the first trial.
     weights
-        Weights for a timm:NAME without a file.
+        Weights for the timm:NAME (or torchvision:NAME) without a file; the other models do without.
     memory
         What features may take, such as 2GB (default: half of what is free); beyond it they are in a temporary file.
     batch
@@ -113,7 +113,7 @@ def compare(
     reports: list[Path],
     *,
     out: Path | None = None,
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
 ) -> None:
     """Join reports of one protocol on the same data into one table; different ones are refused.
 

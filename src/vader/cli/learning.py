@@ -121,6 +121,7 @@ def embed(
     out: Path,
     size: int | None = None,
     batch: int = 8,
+    tile: int | None = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: int = 2,
@@ -140,6 +141,9 @@ def embed(
         Resize the short side to so many pixels first (default: as they are).
     batch
         Images at a time (of equal padded size).
+    tile
+        Side in pixels of the tiles that a larger image goes by, so that memory does not follow its size (default:
+        1536 for images of more than 1536 x 1536 pixels). The map stays the whole image's to 1 % of its norm.
     device
         Where to compute.
     precision
@@ -151,34 +155,33 @@ def embed(
     """
     from vader import commands
 
-    print(commands.embed(model, images, out, size, batch, device, precision, workers, quiet))
+    print(commands.embed(model, images, out, size, batch, tile, device, precision, workers, quiet))
 
 
 @app.command
 def show(
     what: Literal["pca", "matches", "similar"],
-    model: Path,
-    images: Path,
-    *,
+    *words: str,
     out: Path,
     count: int = 8,
     at: str | None = None,
     size: int | None = None,
+    basis: Literal["panel", "image"] = "panel",
     seed: int = 0,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Pictures of what a model sees: PCA colours, matches under a known warp, or where else a pixel's like is found.
+    """Pictures of what models see: PCA colours, matches under a known warp, or where else a pixel's like is found.
 
     Parameters
     ----------
     what
-        pca: one basis for all images, similar colour means similar embedding; matches: lines between two views, green
-        where within one cell; similar: a query pixel, its nearest images and their similarity maps.
-    model
-        A run folder or a model.safetensors.
-    images
-        Folder of images, a .txt list, or one image.
+        pca: similar colour means similar embedding; matches: lines between two views, green where within one cell;
+        similar: a query pixel, its nearest images and their similarity maps.
+    words
+        MODEL... IMAGES: one model or several, drawn beside each other, and last a folder of images, a .txt list, or
+        one image. Models as evaluate takes them: runs/first, rgb, random:resnet10t@hypercolumn:64; a NAME= before one
+        is what the picture calls it.
     out
         Folder for the pictures.
     count
@@ -187,6 +190,8 @@ def show(
         X,Y in pixels of the query image (similar only; default: the centre).
     size
         Short side in pixels the images are shown to the model at (default: as they are, at most 512).
+    basis
+        Of the colours (pca only): one for all images of a model, or one for each image.
     seed
         Of the warps.
     device
@@ -194,7 +199,11 @@ def show(
     quiet
         No progress on standard error.
     """
+    if len(words) < 2:
+        raise CycloptsError(msg=f"expected MODEL... IMAGES, got {' '.join(words) or 'neither'}")
+
     from vader import commands
 
-    for path in commands.show(what, model, images, out, count, at, size, seed, device, quiet):
+    *models, images = words
+    for path in commands.show(what, models, Path(images), out, count, at, size, seed, device, basis, quiet):
         print(path)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from vader.cli.app import Device, Quiet, app
+from vader.cli.app import Device, Json, Quiet, app
 
 
 @app.command
@@ -21,7 +21,7 @@ def index(
     vectors: Annotated[bool, Parameter(negative="--no-vectors")] = True,
     seed: int = 0,
     device: Device = "auto",
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Collect the embeddings of a folder's pixels, to search them: built in a stream, resumed after a stop.
@@ -71,7 +71,7 @@ def retrieve(
     out: Path | None = None,
     model: str | None = None,
     device: Device = "auto",
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
 ) -> None:
     """Where else is this? The images of an index that hold what lies at some pixels of an image, and where.
 
@@ -109,7 +109,7 @@ def browse(
     count: int | None = None,
     model: str | None = None,
     device: Device = "auto",
-    json_: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    json_: Json = False,
 ) -> None:
     """One HTML page that works from the disk: click a pixel, every image shows where the same thing is.
 

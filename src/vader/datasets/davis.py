@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from vader.datasets.example import VOID
+from vader.datasets.example import VOID, Example, LabelledSet
 from vader.datasets.files import find_root, read_lines
 from vader.errors import BadInput
 from vader.images.decode import decode, decode_values, image_size
-from vader.images.encode import palette_png
+from vader.images.encode import colour_map, palette_png
 
 HOW = "download DAVIS-2017-trainval-480p.zip from https://davischallenge.org and give its folder DAVIS"
 RESOLUTION = "480p"
@@ -50,7 +50,7 @@ class DavisClip:
         """The mask that is given. Raises what `mask` raises, and `BadInput` for one without an object."""
         mask = self.mask(0)
         if not ((mask > 0) & (mask != VOID)).any():
-            hint = "; is it of DAVIS 2016? Ask for the foreground" if (mask == VOID).any() else ""
+            hint = "; is it of DAVIS 2016? Give its list as ImageSets/2016/val.txt" if (mask == VOID).any() else ""
             raise BadInput(f"{self.truths[0]}: expected an object in the first mask, got none{hint}")
         return mask
 
@@ -58,6 +58,18 @@ class DavisClip:
     def objects(self) -> int:
         """The largest label of the first mask, which is how DAVIS counts objects."""
         return int(self.first[self.first != VOID].max())
+
+    def frame(self, t: int) -> str:
+        """Frame t's name, under which DAVIS's evaluation looks for its mask: SEQUENCE/00000."""
+        return f"{self.name}/{self.pictures[t].stem}"
+
+    def check(self) -> None:
+        """Raises `BadInput`, from the files' headers, for a frame or mask that is not of the first frame's size, and
+        what `first` raises."""
+        for path in (*self.pictures, *self.truths):
+            width, height = image_size(path)
+            self._same_size((height, width), path)
+        _ = self.first
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """Frame t. Raises `UnreadableImage` for a damaged file, `BadInput` for one of another size than the first."""
@@ -97,22 +109,21 @@ class DavisClip:
         return set(np.unique(decode_values(self.truths[0])).tolist()) <= {0, VOID}
 
     def _sized(self, pixels: np.ndarray, source: Path) -> np.ndarray:
-        if pixels.shape[:2] != self.size:
-            (height, width), (h, w) = self.size, pixels.shape[:2]
+        self._same_size((pixels.shape[0], pixels.shape[1]), source)
+        return pixels
+
+    def _same_size(self, got: tuple[int, int], source: Path) -> None:
+        if got != self.size:
+            (height, width), (h, w) = self.size, got
             raise BadInput(
                 f"{source}: expected {width} x {height} pixels as {self.pictures[0].name}, the first frame, got "
                 f"{w} x {h}; give all frames and masks of a clip one size"
             )
-        return pixels
 
 
 def mask_png(mask: UInt8[np.ndarray, "H W"]) -> bytes:
     """The file that DAVIS's evaluation reads: an indexed PNG, its colours those of VOC and DAVIS."""
-    numbers = np.arange(256, dtype=np.uint8)
-    colours = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):  # bits 3 n, 3 n + 1, 3 n + 2 of a label are bits 7 - n of its red, green and blue
-        colours[:, bit % 3] |= (numbers >> bit & 1) << (7 - bit // 3)
-    return palette_png(np.ascontiguousarray(mask), colours)
+    return palette_png(np.ascontiguousarray(mask), colour_map())
 
 
 def open_davis(
@@ -135,6 +146,31 @@ def open_davis(
             raise BadInput(f"expected a mask {missing[0]} ({len(missing)} of {len(truths)} lack); {HOW}")
         clips.append(DavisClip(name, pictures, truths, whole))
     return tuple(clips)
+
+
+def davis_year(root: Path, split: str = "val") -> Literal[2016, 2017]:
+    """Whose list of the split there is: 2017's, unless 2016's is the only one."""
+    lists = find_root(Path(root), "JPEGImages", ("DAVIS",), HOW) / "ImageSets"
+    older = any((lists / folder / f"{split}.txt").is_file() for folder in ("2016", RESOLUTION))
+    return 2016 if older and not (lists / "2017" / f"{split}.txt").is_file() else 2017
+
+
+def labelled_frames(root: Path, clips: tuple[DavisClip, ...], split: str = "val", year: int = 2017) -> LabelledSet:
+    """The frames of all of the split's clips as one set, whose fingerprint is the clips'; labels are the masks."""
+    place = find_root(Path(root), "JPEGImages", ("DAVIS",), HOW)
+    where = [(clip, t) for clip in clips for t in range(len(clip))]
+
+    def read(i: int) -> Example:
+        clip, t = where[i]
+        return Example(clip.frame(t), clip.image(t), labels=clip.mask(t))
+
+    def picture(i: int) -> np.ndarray:
+        clip, t = where[i]
+        return clip.image(t)
+
+    names = tuple(clip.frame(t) for clip, t in where)
+    files = tuple(path for clip in clips for path in (*clip.pictures, *clip.truths))
+    return LabelledSet(f"DAVIS {year}", place, split, (), names, read, files, picture=picture)
 
 
 def _names(place: Path, split: str, year: int) -> tuple[str, ...]:

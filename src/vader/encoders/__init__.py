@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vader.encoders.dense import DenseEncoder
     from vader.encoders.fitting import fit, reduce_by_pca
-    from vader.encoders.opening import fresh_encoder, open_encoder
+    from vader.encoders.opening import fresh_encoder, open_encoder, open_encoders
 
 _WHERE = {
     "DenseEncoder": "dense",
     "fit": "fitting",
     "fresh_encoder": "opening",
     "open_encoder": "opening",
+    "open_encoders": "opening",
     "reduce_by_pca": "fitting",
 }
-__all__ = ["DenseEncoder", "fit", "fresh_encoder", "open_encoder", "reduce_by_pca"]
+__all__ = ["DenseEncoder", "fit", "fresh_encoder", "open_encoder", "open_encoders", "reduce_by_pca"]
 
 
 def __getattr__(name: str) -> Any:

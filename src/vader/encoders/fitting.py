@@ -36,13 +36,14 @@ def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEnc
     """The encoder with its normalised features centred and turned onto their `dim` main directions over `images`.
 
     So that encoders of many channels can be held against ours at equal dimension. Of larger pictures every second,
-    third ... row and column of cells counts, so that no more than 1024 do. Raises BadInput for more directions than
-    channels, or no pictures.
+    third ... row and column of cells counts, so that no more than 1024 do. However many pictures there are, fitting
+    holds one's cells at a time and a few matrices of channels x channels, whose size `facts` tell. Raises BadInput for
+    more directions than channels, or no pictures.
     """
     if not 1 <= dim <= encoder.channels:
         raise BadInput(f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {dim}")
     count, mean, second = _moments(encoder, images)
-    _, directions = torch.linalg.eigh(second - mean.outer(mean))  # ascending
+    _, directions = torch.linalg.eigh(second.addr_(mean, mean, alpha=-1))  # ascending
     turn = directions[:, -dim:].flip(1).T.float()  # (D, C)
     offset = turn @ mean.float()
 
@@ -52,8 +53,14 @@ def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEnc
         turned = torch.einsum("dc,bchw->bdhw", turn.to(maps.device), maps)
         return turned - offset[:, None, None].to(maps.device)
 
-    told = {"kind": "pca", "dim": dim, "pictures": len(images), "cells": count}
+    told = {"kind": "pca", "dim": dim, "pictures": len(images), "cells": count, "MB": fitting_bytes(encoder) // 10**6}
     return DenseEncoder(f"{encoder.name}:{dim}", encoder.stride, dim, features, facts=_tell(encoder, told))
+
+
+def fitting_bytes(encoder: DenseEncoder) -> int:
+    """What `reduce_by_pca` holds beside the encoder at most: a picture's cells twice, or an eigensolver's matrices."""
+    C = encoder.channels
+    return 8 * max(C * C + 2 * CELLS * C, 5 * C * C)
 
 
 def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
@@ -79,11 +86,14 @@ def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
 
 def _moments(encoder: DenseEncoder, images: Pictures) -> tuple[int, Float64[Tensor, "C"], Float64[Tensor, "C C"]]:
     """How many cells counted, their mean and their mean outer product, in float64."""
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for image in _some(encoder, images):
         cells = _cells(encoder, image)
-        count, total, products = count + len(cells), total + cells.sum(0), products + cells.T @ cells
-    return count, total / count, products / count
+        if not count:  # an embedding may have a channel more than the features
+            products = cells.new_zeros(cells.shape[1], cells.shape[1])
+        count, total = count + len(cells), total + cells.sum(0)
+        products.addmm_(cells.T, cells)  # in place: of many channels a matrix more would be hundreds of megabytes
+    return count, total / count, products.div_(count)
 
 
 @torch.no_grad()

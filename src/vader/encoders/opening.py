@@ -1,5 +1,7 @@
 """One door for every encoder: what a user writes -> an encoder."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from vader.cost import fitting_decoder
 from vader.encoders.backbones import Transformer, backbone
 from vader.encoders.dense import DenseEncoder, await_fitting, edge_padded
 from vader.encoders.handmade import raw_colours, sift
-from vader.encoders.spec import Spec, parse
+from vader.encoders.spec import Spec, parse, share_weights
 from vader.encoders.variants import normalisation, on_device, read_cnn
 from vader.encoders.weights import family_network, named_network
 from vader.errors import BadInput
@@ -18,7 +20,7 @@ from vader.network import STRIDE, DenseNetwork, Encoder, Network, NetworkConfig,
 
 
 def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | None = None) -> DenseEncoder:
-    """The encoder that `spec`, SOURCE[@VARIANT[:D]][@centred], names. SOURCE is one of
+    """The encoder that `spec`, [NAME=]SOURCE[@VARIANT[:D]][@centred], names. SOURCE is one of
 
     * a run folder or `model.safetensors`: VADeR's own map, MoCo's hypercolumn;
     * `rgb`: the mean colour of each 4 x 4 cell; `sift`: dense SIFT of 16 x 16 px at stride 4;
@@ -31,15 +33,30 @@ def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | 
     VARIANT is how to read a CNN: `hypercolumn` (the default), `last`, `stage:1` ... `stage:4`, `dilated` (see
     `variants.read_cnn`); a vader model's encoder can be read so, too, and `dense` is its own map. Transformers have
     `last` alone: the patches' tokens, at the patch's stride. With `:D`, or `@centred`, the encoder has to see pictures
-    first: give it to `fit`.
+    first: give it to `fit`. The encoder's name is NAME, a plain word of up to 40 characters, or else the whole spec.
 
     Raises BadInput for anything else, BadCheckpoint for a file that does not fit.
     """
     asked = parse(spec, weights)
-    encoder = _with_facts(_source(asked, device), spec)
+    encoder = _with_facts(_source(asked, device), asked.text)
     if asked.dim is not None:
-        encoder = await_fitting(encoder, spec, asked.dim)
-    return await_fitting(encoder, spec, "centred") if asked.centred else encoder
+        encoder = await_fitting(encoder, asked.text, asked.dim)
+    if asked.centred:
+        encoder = await_fitting(encoder, asked.text, "centred")
+    return replace(encoder, name=asked.title) if asked.title else encoder
+
+
+def open_encoders(
+    specs: Sequence[str | DenseEncoder], device: str | torch.device = "cpu", weights: Path | None = None
+) -> list[DenseEncoder]:
+    """Each encoder that a spec of `open_encoder` names; encoders are taken as they are.
+
+    `weights` are for all `timm:NAME` and `torchvision:NAME` without a file, which must be one network; the others do
+    without. Raises BadInput if nobody takes them, and as `open_encoder` does.
+    """
+    words = [one for one in specs if isinstance(one, str)]
+    files = dict(zip(words, share_weights(words, weights), strict=True))
+    return [open_encoder(one, device, files[one]) if isinstance(one, str) else one for one in specs]
 
 
 def fresh_encoder(config: NetworkConfig, name: str, seed: int = 0, device: str | torch.device = "cpu") -> DenseEncoder:

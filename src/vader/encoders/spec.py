@@ -1,13 +1,15 @@
-"""The words for an encoder: SOURCE[@VARIANT[:D]][@centred].
+"""The words for an encoder: [NAME=]SOURCE[@VARIANT[:D]][@centred].
 
 runs/first                       a vader model's own features
 runs/first@last                  its encoder's deepest level
 timm:resnet50=r50.pth@dilated    a timm network with weights from a file
 moco:moco_v2.pth.tar@hypercolumn:128@centred
+ours=/long/way/to/runs/first     the same as without "ours=", by a name that fits a table
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vader.errors import BadInput
@@ -26,12 +28,16 @@ KINDS = {
 PLAIN = ("rgb", "sift")
 CNN_VARIANTS = ("hypercolumn", "last", "dilated", "stage:1", "stage:2", "stage:3", "stage:4")
 ACCEPTED = f"a run folder, a model.safetensors, {', '.join(PLAIN)}, {', '.join(KINDS.values())} (NAME: a timm network)"
+TITLE = re.compile(r"[\w.@+:-]{1,40}")
 VARIANT = re.compile(r"(?P<variant>dense|dilated|hypercolumn|last|plain|stage:\d+)(?::(?P<dim>\d+))?")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """An encoder as a user named it: `kind` is one of KINDS, of PLAIN, or 'model' for a path of ours."""
+    """An encoder as a user named it: `kind` is one of KINDS, of PLAIN, or 'model' for a path of ours.
+
+    `title` is what tables call it, if the user chose that; `text` are the words without it.
+    """
 
     text: str
     kind: str
@@ -40,13 +46,64 @@ class Spec:
     variant: str | None = None
     dim: int | None = None
     centred: bool = False
+    title: str | None = None
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether its weights can come from a file that it does not name."""
+        return self.kind in ("timm", "torchvision") and self.file is None
 
 
 def parse(text: str, weights: Path | None = None) -> Spec:
     """Take a spec apart; `weights` is the file of a `timm:` or `torchvision:` spec that names none.
 
+    A plain word before the first = is a title, unless it begins as a source does (`timm:NAME=FILE`), or the word, or
+    all of the text but for its variant, is a path where something lies.
+
     Raises BadInput for words that are none of the forms and for a path where nothing lies.
     """
+    title, text = _title(text)
+    found = replace(_untitled(text), title=title)
+    if weights is None:
+        return found
+    if not found.takes_weights:
+        raise BadInput(f"--weights is for a timm:NAME or torchvision:NAME without a file, {text!r} takes none")
+    return replace(found, file=weights)
+
+
+def share_weights(texts: Sequence[str], weights: Path | None) -> list[Path | None]:
+    """The file for each of several specs: `weights` for those that take it, which must be of one network, or none.
+
+    Raises BadInput if none takes it, if several networks would, and as `parse` does.
+    """
+    if weights is None:
+        return [None] * len(texts)
+    specs = [parse(text) for text in texts]
+    networks = {f"{one.kind}:{one.name}" for one in specs if one.takes_weights}
+    if not networks:
+        raise BadInput(
+            f"--weights is for a timm:NAME or torchvision:NAME without a file, got none among {', '.join(texts)}"
+        )
+    if len(networks) > 1:
+        raise BadInput(
+            f"--weights: expected one network to load {weights} into, got {' and '.join(sorted(networks))}; "
+            "write each one's file into its words, timm:NAME=FILE"
+        )
+    return [weights if one.takes_weights else None for one in specs]
+
+
+def _title(text: str) -> tuple[str | None, str]:
+    """The title before the spec, if there is one, and the spec."""
+    word, equals, rest = text.partition("=")
+    source, colon, _ = word.partition(":")
+    if not (equals and rest and TITLE.fullmatch(word)) or (colon and source in KINDS):
+        return None, text
+    if Path(word).exists() or Path(_without_variant(text)[0]).exists():
+        return None, text
+    return word, rest
+
+
+def _untitled(text: str) -> Spec:
     source, variant, dim, centred = _without_variant(text)
     kind, colon, rest = source.partition(":")
     if source in PLAIN:
@@ -58,11 +115,7 @@ def parse(text: str, weights: Path | None = None) -> Spec:
         found = Spec(text, "model", file=Path(source), variant=variant, dim=dim, centred=centred)
     else:
         raise BadInput(f"model: expected {ACCEPTED}, got {text!r}, which is no file either; check the path or the name")
-    if weights is None:
-        return found
-    if found.kind not in ("timm", "torchvision") or found.file:
-        raise BadInput(f"--weights is for a timm:NAME or torchvision:NAME without a file, {text!r} takes none")
-    return Spec(text, found.kind, found.name, weights, variant, dim, centred)
+    return found
 
 
 def _without_variant(text: str) -> tuple[str, str | None, int | None, bool]:

@@ -118,8 +118,8 @@ class Clips:
             shown = f"{len(self.first_classes)} of {len(self.classes)} classes"
             return f"A clip of {len(self.frames)} frames; the first one's labels, which show {shown}, are given."
         return (
-            f"{len(self.clips)} clips, {len(self.frames)} frames, {len(self.objects)} objects; the masks of the first "
-            "frames are given."
+            f"Clips: {len(self.clips)}, frames: {len(self.frames)}, objects: {len(self.objects)}; the first "
+            "frames' masks are given."
         )
 
 
@@ -145,9 +145,11 @@ def sit_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Pla
     Raises BadInput for what is wrong with frames and masks, and for features that are not finite.
     """
     progress = Progress(encoder.name, len(clips.frames), plan.say)
-    return _judged(
-        encoder.name, encoder.facts, lambda clip: _propagated(encoder, clip, protocol, plan, progress), clips, plan, keep
-    )
+
+    def go(clip: Clip) -> Found:
+        return _propagated(encoder, clip, protocol, plan, progress)
+
+    return _judged(encoder.name, encoder.facts, go, clips, plan, keep)
 
 
 def copied(protocol: ClipExam, clips: Clips, plan: Plan, keeper: Callable[[str], Keep]) -> list[Result]:
@@ -220,10 +222,8 @@ def _by_objects(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Meas
     scores = [score_frames(masks(clip), void=VOID, official=True) for clip in clips.clips]
     table = davis_scores(scores)
     each = np.concatenate([(one.j + one.f) / 2 for one in scores])
-    return {measure: [table[name]] for name, measure in MEASURES.items()}, {
-        "pictures": each[None],
-        "scores": tuple(scores),
-    }
+    values = {measure: [table[name]] for name, measure in MEASURES.items()}
+    return values, {"pictures": each[None], "scores": tuple(scores)}
 
 
 def _by_classes(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Measure, list[float]], dict[str, Any]]:

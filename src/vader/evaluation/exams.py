@@ -1,20 +1,33 @@
 """What sitting each kind of protocol is made of, and one encoder's way through it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vader.datasets.opening import open_labelled
 from vader.encoders import DenseEncoder, fit
+from vader.evaluation.clip_pages import clip_pages
+from vader.evaluation.clips import copied, open_clips, sit_clips
 from vader.evaluation.label_pages import class_charts, class_tables, example_groups
 from vader.evaluation.material import Material
+from vader.evaluation.pair_pages import pair_pages
+from vader.evaluation.pair_sets import open_pairs
+from vader.evaluation.pairs import match_pairs, pair_baselines
 from vader.evaluation.patchwork import clustered, nearest_neighbours
+from vader.evaluation.published import binned_depth, open_squares, square_segmentation
 from vader.evaluation.results import Result
 from vader.evaluation.sitting import Keep, Plan, Sets, linear_depth, linear_segmentation
 from vader.exams.clusters import ClustersProtocol
+from vader.exams.matching.protocols import (
+    KeypointsProtocol,
+    PosedProtocol,
+    ScenesProtocol,
+    WarpProtocol,
+)
 from vader.exams.neighbours import NeighboursProtocol
-from vader.exams.protocols import LinearDepth, LinearSegmentation
+from vader.exams.propagation.exam import ClipExam
+from vader.exams.protocols import BinnedDepth, LinearDepth, LinearSegmentation, SquareSegmentation
 from vader.report import Group
 from vader.tables import Table
 
@@ -61,11 +74,20 @@ def _of_labels(sit: Callable[..., Result]) -> Exam:
     return Exam(open_sets, sit, label_pages)
 
 
+_MATCH = Exam(open_pairs, match_pairs, pair_pages, pair_baselines, seeded=False)
+
 EXAMS: dict[type, Exam] = {
     LinearSegmentation: _of_labels(linear_segmentation),
     LinearDepth: _of_labels(linear_depth),
+    SquareSegmentation: Exam(open_squares, square_segmentation, label_pages),
+    BinnedDepth: _of_labels(binned_depth),
     NeighboursProtocol: _of_labels(nearest_neighbours),
     ClustersProtocol: _of_labels(clustered),
+    ClipExam: Exam(open_clips, sit_clips, clip_pages, copied, seeded=False),
+    WarpProtocol: _MATCH,
+    KeypointsProtocol: _MATCH,
+    PosedProtocol: _MATCH,
+    ScenesProtocol: replace(_MATCH, needs_data=False),
 }
 
 

@@ -3,6 +3,7 @@
 Axes: H W pixels.
 """
 
+import errno
 import io
 import os
 import re
@@ -18,18 +19,20 @@ from jaxtyping import Float, Integer, UInt8, UInt16
 from vader.errors import BadInput
 from vader.evaluation.results import Result
 from vader.images.decode import decode_values
-from vader.images.encode import palette_png, png
+from vader.images.encode import colour_map, palette_png, png
 from vader.runtime import prepare_output, removed_if_empty, write_atomic
 
 PICTURES = "pictures.npz"  # what each trial found in each picture: `Result.pictures`, by the encoder's number
 MILLIMETRES = 1000
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """A hidden folder that becomes `out` when the block ends well, and is removed when it does not, SIGTERM included.
 
-    Raises BadInput for an `out` that is not empty.
+    Raises BadInput for an `out` that is not empty. An OSError of a disk without room names `out`, unless it names
+    another place already.
     """
     out = Path(os.path.abspath(out))
     with removed_if_empty(out), _terminable():
@@ -40,6 +43,10 @@ def new_folder(out: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.replace(out)
+        except OSError as error:  # a write does not say where there is no room, an opening calls it by a hidden name
+            if error.errno in NO_ROOM and str(error.filename or temporary).startswith(str(temporary)):
+                error.filename = str(out)
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -83,7 +90,7 @@ def prediction_file(folder: Path, encoder: str, name: str) -> Path:
 def write_labels(path: Path, labels: Integer[np.ndarray, "H W"]) -> None:
     """An indexed PNG in VOC's colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(palette_png(labels.astype(np.uint8), colours()))
+    path.write_bytes(palette_png(labels.astype(np.uint8), colour_map()))
 
 
 def write_depth(path: Path, depth: Float[np.ndarray, "H W"]) -> None:
@@ -95,15 +102,6 @@ def write_depth(path: Path, depth: Float[np.ndarray, "H W"]) -> None:
 def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:
     """Classes, or millimetres, as they were written."""
     return decode_values(path)
-
-
-def colours() -> UInt8[np.ndarray, "256 3"]:
-    """VOC's colours of the classes: bits 0, 3, 6 of the number are red's highest, then green's, then blue's."""
-    number = np.arange(256)
-    found = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        found[:, bit % 3] |= (((number >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
-    return found
 
 
 def write_pictures(folder: Path, results: Sequence[Result]) -> None:

@@ -12,10 +12,11 @@ from jaxtyping import Float, Integer, UInt8
 
 from vader import draw
 from vader.datasets.example import Example
-from vader.evaluation.files import MILLIMETRES, colours, prediction_file, read_prediction
+from vader.evaluation.files import MILLIMETRES, prediction_file, read_prediction
 from vader.evaluation.pages import figure
 from vader.evaluation.results import Result
 from vader.evaluation.sitting import Sets
+from vader.images.encode import colour_map
 from vader.metrics import VOID
 from vader.report import Group
 from vader.tables import Cell, Column, Row, Table
@@ -134,5 +135,5 @@ def _three(
 
 def overlay(image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
     """The picture tinted by the classes' colours; void keeps the picture as it is."""
-    mixed = (1 - BLEND) * image + BLEND * colours()[labels.astype(np.int64)]
+    mixed = (1 - BLEND) * image + BLEND * colour_map()[labels.astype(np.int64)]
     return np.where((labels == VOID)[..., None], image, mixed.astype(np.uint8))

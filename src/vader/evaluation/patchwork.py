@@ -75,7 +75,8 @@ def _memories(
 def clustered(encoder: DenseEncoder, protocol: clusters.ClustersProtocol, sets: Sets, plan: Plan, keep: Keep) -> Result:
     """k-means of the val split's patches, one a seed; the train split serves a PCA alone."""
     classes = len(sets.val.classes)
-    with Store(plan.budget, plan.scratch) as labels, Store(plan.budget, plan.scratch) as first:
+    with ExitStack() as stack:
+        rows, labels, first = (stack.enter_context(Store(plan.budget, plan.scratch)) for _ in range(3))
 
         def pairs() -> Iterator[tuple[Any, np.ndarray]]:
             for one, label in labelled(encoder, protocol, sets, plan):
@@ -83,12 +84,14 @@ def clustered(encoder: DenseEncoder, protocol: clusters.ClustersProtocol, sets: 
                 yield one, label
 
         with plan.timed("features of val"):
-            patches = clusters.gather_patches(pairs(), classes, encoder.stride, protocol)
+            patches = clusters.gather_patches(pairs(), classes, encoder.stride, protocol, rows)
         scores: list[SegmentationScore] = []
+        plan.budget.need(patches.beside(classes))
         with plan.timed("clusters"):
             for seed in plan.seeds:
                 watch = None if scores else lambda _, found: first.append(found[0].astype(np.uint8))
                 scores.append(clusters.score_clusters(patches, labels, classes, protocol, seed=seed, watch=watch))
+        plan.budget.give(patches.beside(classes))
         _keep_matched(first, labels, classes, protocol.void, sets.val.names, keep)
     found = segmentation_result(encoder, [_of_classes_there(one) for one in scores], sets, plan)
     headline = next(iter(found.values))

@@ -10,6 +10,7 @@ Axes: N patches, C channels, K clusters and classes, R rivals for a centre, B pi
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,9 +23,11 @@ from torch import Tensor
 from vader.errors import BadInput
 from vader.exams.patches import check_pair, pool_to
 from vader.exams.segmentation import SegmentationScore, Watch, count_hits
+from vader.exams.store import Budget, Store
 from vader.metrics import VOID, confusion, hungarian_miou, pixel_accuracy
 
 CHUNK = 1 << 15  # patches at a time
+PATCH_BYTES = 96  # of a patch, at most: distances of 8 rivals, the least, running totals, the best run's nearest
 ENOUGH = 1e-5  # of the inertia: an iteration that gains less is the last
 
 
@@ -92,8 +95,10 @@ def _assign(
     rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"], chunk: int
 ) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N"]]:
     """The nearest centre of each row and its squared distance."""
-    found = [_distances(some, centres).min(1) for some in rows.split(chunk)]
-    return torch.cat([one.indices for one in found]), torch.cat([one.values for one in found])
+    nearest, distances = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
+    for some, *into in zip(*(one.split(chunk) for one in (rows, distances, nearest)), strict=True):
+        torch.min(_distances(some, centres), 1, out=tuple(into))
+    return nearest, distances
 
 
 def _distances(rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"]) -> Float[Tensor, "N K"]:
@@ -128,15 +133,19 @@ def _seeds(rows: Float[Tensor, "N C"], k: int, generator: torch.Generator, chunk
         # Where a row is drawn by the running total: any row, once all rows are centres.
         drawn = torch.searchsorted(total, torch.rand(rivals, generator=generator, dtype=torch.float64) * total[-1])
         drawn = drawn.clamp_max(len(rows) - 1)
-        after = torch.minimum(_columns(rows, rows[drawn].float(), chunk), least[:, None])  # (N, R)
-        best = int(after.double().sum(0).argmin())
+        after = _columns(rows, rows[drawn].float(), chunk)  # (N, R)
+        torch.minimum(after, least[:, None], out=after)
+        best = int(np.argmin([float(one.double().sum()) for one in after.T]))
         chosen.append(int(drawn[best]))
         least = after[:, best].contiguous()
     return rows[chosen].float()
 
 
 def _columns(rows: Float[Tensor, "N C"], centres: Float[Tensor, "R C"], chunk: int) -> Float[Tensor, "N R"]:
-    return torch.cat([_distances(some, centres) for some in rows.split(chunk)])
+    found = torch.empty(len(rows), len(centres))
+    for some, into in zip(rows.split(chunk), found.split(chunk), strict=True):
+        into.copy_(_distances(some, centres))
+    return found
 
 
 # --- The exam -----------------------------------------------------------------------------------------------------
@@ -144,16 +153,18 @@ def _columns(rows: Float[Tensor, "N C"], centres: Float[Tensor, "R C"], chunk: i
 
 @dataclass(frozen=True)
 class Patches:
-    """The L2-normalised patches of many pictures, one picture's after the other's; each picture's grid and size."""
+    """The L2-normalised patches of many pictures, one picture's after the other's; each picture's grid and size.
+
+    Rows may lie in a file, of which k-means reads a chunk at a time.
+    """
 
     rows: Float[Tensor, "N C"]
     grids: tuple[tuple[int, int], ...]
     sizes: tuple[tuple[int, ...], ...]
 
-    @property
-    def nbytes(self) -> int:
-        """What the rows take."""
-        return self.rows.numel() * self.rows.element_size()
+    def beside(self, classes: int) -> int:
+        """Bytes that clustering and scoring hold beside the rows at most: some a patch, and each picture's counts."""
+        return PATCH_BYTES * len(self.rows) + 16 * len(self.sizes) * classes**2
 
 
 def gather_patches(
@@ -161,21 +172,23 @@ def gather_patches(
     classes: int,
     stride: int,
     protocol: ClustersProtocol,
+    store: Store,
 ) -> Patches:
     """The patches of maps that come one at a time with their labels, whose size alone matters, and are not kept.
 
-    Raises BadInput for labels that do not fit their maps or are no class, and for no pictures.
+    They lie in `store`, which is empty before and lives as long as they do. Raises BadInput for labels that do not fit
+    their maps or are no class, and for no pictures.
     """
-    rows, grids, sizes = [], [], []
+    grids, sizes = [], []
     for number, (one, label) in enumerate(pairs):
         check_pair(number, one, label, classes, stride, protocol.void)
         pooled = pool_to(one, label.shape, stride, protocol.cells)
-        rows.append(F.normalize(pooled.flatten(0, 1), dim=1).to(getattr(torch, protocol.features)))
+        store.append(F.normalize(pooled.flatten(0, 1), dim=1).to(getattr(torch, protocol.features)).numpy())
         grids.append((pooled.shape[0], pooled.shape[1]))
         sizes.append(label.shape)
-    if not rows:
+    if not sizes:
         raise BadInput("clusters: expected some pictures, got none; check the split")
-    return Patches(torch.cat(rows), tuple(grids), tuple(sizes))
+    return Patches(torch.from_numpy(store.joined()), tuple(grids), tuple(sizes))
 
 
 def cluster_pixels(nearest: Int64[Tensor, "gh gw"], k: int, size: tuple[int, ...]) -> Integer[np.ndarray, "H W"]:
@@ -235,5 +248,6 @@ def cluster_segmentation(
 
     Labels have the size of the pictures that the maps were made of; the seed chooses the first centres.
     """
-    patches = gather_patches(zip(maps, labels, strict=True), classes, stride, protocol)
-    return score_clusters(patches, labels, classes, protocol, seed=seed)
+    with Store(Budget(sys.maxsize)) as store:
+        patches = gather_patches(zip(maps, labels, strict=True), classes, stride, protocol, store)
+        return score_clusters(patches, labels, classes, protocol, seed=seed)

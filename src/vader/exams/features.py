@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput
-from vader.geometry import read_at
 
 PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
 REDRAWS = 5  # of pixels that turned out void, before the valid ones are listed
@@ -130,11 +129,6 @@ def full_size(maps: Float[Tensor, "B C h w"], stride: int, size: tuple[int, ...]
     """Maps bilinearly brought to a picture's pixels, `size` (height, width); centres stay where they are."""
     height, width = size
     return F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)[..., :height, :width]
-
-
-def read_pixels(one: Float[Tensor, "C h w"], pixels: Float[Tensor, "N 2"], stride: int) -> Float[Tensor, "N C"]:
-    """A map at the centres of the pixels (column, row): what `full_size` has there."""
-    return read_at(one[None].float(), pixels[None] + 0.5, stride)[0]
 
 
 def corner_cells(

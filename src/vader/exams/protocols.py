@@ -11,16 +11,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from vader.errors import BadInput
+from vader.exams.bins import BinsConfig
 from vader.exams.clusters import PROTOCOLS as CLUSTERS
 from vader.exams.clusters import ClustersProtocol
 from vader.exams.depth import LR, NEAREST, Crop
 from vader.exams.features import ProbeConfig
+from vader.exams.matching.protocols import PROTOCOLS as MATCHING
+from vader.exams.matching.protocols import MatchProtocol
 from vader.exams.neighbours import PROTOCOLS as NEIGHBOURS
 from vader.exams.neighbours import NeighboursProtocol
+from vader.exams.propagation.exam import PROTOCOLS as CLIPS
+from vader.exams.propagation.exam import ClipExam
+from vader.exams.square import SquareConfig
 from vader.metrics import VOID
 
 SETS = ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
 SEGMENTATION_PROBE = ProbeConfig()  # chosen by `bench/sweep.py` inside train splits
+SQUARE_PROBE, BINS_PROBE = SquareConfig(), BinsConfig()
 DEPTH_PROBE = ProbeConfig(lr=LR, weight_decay=0.0)
 EIGEN: Crop = (45, 471, 41, 601)  # rows and columns of 480 x 640
 
@@ -76,7 +83,46 @@ class LinearDepth:
     few: Few | None = None
 
 
-Protocol = LinearSegmentation | LinearDepth | NeighboursProtocol | ClustersProtocol
+@dataclass(frozen=True, kw_only=True)
+class SquareSegmentation:
+    """Leopart's probe, whose features are computed anew in each of its 25 epochs; mIoU of squares of 448 px from one
+    confusion matrix over all pictures. Not comparable with scores at the labels' own resolution."""
+
+    name: str
+    data: str
+    probe: SquareConfig = SQUARE_PROBE
+    void: int = VOID
+    features: Literal["float16", "float32"] = "float32"
+    few: Few | None = None
+    note: str = (
+        "Theirs, of VOC and COCO, kept the best of 25 epochs by the first val batches; this is the last epoch's. "
+        "Trials share their crops and differ in first weights."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinnedDepth:
+    """DINOv3's probe of depth; errors of each picture, then their mean, in the crop and in the full frame."""
+
+    name: str
+    data: str
+    probe: BinsConfig = BINS_PROBE
+    crop: Crop = EIGEN
+    features: Literal["float16", "float32"] = "float32"
+    few: Few | None = None
+    note: str = (
+        "Learns from the 795 labelled pictures; theirs from the 24 thousand raw ones of BTS. Numbers are not theirs. "
+        "Trials share their crops and differ in first weights."
+    )
+
+    @property
+    def farthest(self) -> float:
+        """Metres; truth beyond it is not scored."""
+        return self.probe.farthest
+
+
+Linear = LinearSegmentation | LinearDepth | SquareSegmentation | BinnedDepth
+Protocol = Linear | NeighboursProtocol | ClustersProtocol | ClipExam | MatchProtocol
 
 
 def _listed() -> dict[tuple[str, str], Protocol]:
@@ -84,10 +130,15 @@ def _listed() -> dict[tuple[str, str], Protocol]:
     for data in SETS:
         linear = LinearSegmentation(name=f"{data}-linear/vader", data=data)
         found["segmentation", linear.name] = linear
+        square = SquareSegmentation(name=f"{data}-linear/leopart", data=data)
+        found["segmentation", square.name] = square
     found["depth", "nyu-linear/vader"] = LinearDepth(name="nyu-linear/vader", data="nyu", crop=EIGEN)
+    found["depth", "nyu-linear/dinov3"] = BinnedDepth(name="nyu-linear/dinov3", data="nyu")
     found["depth", "rgbd-linear/vader"] = LinearDepth(name="rgbd-linear/vader", data="rgbd")
     found |= {("segmentation", name): one for name, one in CLUSTERS.items()}
-    return found | {("neighbours", name): one for name, one in NEIGHBOURS.items()}
+    found |= {("neighbours", name): one for name, one in NEIGHBOURS.items()}
+    found |= {("propagation", name): one for name, one in CLIPS.items()}
+    return found | {("match", name): one for name, one in MATCHING.items()}
 
 
 PROTOCOLS = _listed()
@@ -105,7 +156,7 @@ def find_protocol(task: str, name: str) -> Protocol:
     found = PROTOCOLS[task, plain]
     if not colon:
         return found
-    if isinstance(found, NeighboursProtocol | ClustersProtocol):
+    if not isinstance(found, Linear):
         raise BadInput(f"--protocol: {plain} has no variant with few labels, got {name!r}; linear probes have")
     return replace(found, name=name, few=Few.parse(few))
 

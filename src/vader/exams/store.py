@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,11 @@ class Budget:
         self.most = max(self.most, self.held)
         return True
 
+    def need(self, count: int) -> None:
+        """Hold so many bytes more, whatever the limit: of what can lie on no disk, the report tells the truth."""
+        self.held += count
+        self.most = max(self.most, self.held)
+
     def give(self, count: int) -> None:
         """Hold so many bytes less."""
         self.held -= count
@@ -101,9 +107,19 @@ class Store(Sequence):
 
     def _write(self, array: np.ndarray) -> None:
         self.places.append((self.size, array.shape, array.dtype))
-        self.file.write(array.tobytes())
+        with self._told_where():
+            self.file.write(array.tobytes())
         self.size += array.nbytes
         self.budget.spilled += array.nbytes
+
+    @contextmanager
+    def _told_where(self) -> Iterator[None]:
+        """A full disk does not say where it is full."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = str(self.folder or tempfile.gettempdir())
+            raise
 
     def __len__(self) -> int:
         return len(self.arrays) + len(self.places)
@@ -112,11 +128,33 @@ class Store(Sequence):
         if self.file is None:
             return self.arrays[i]
         start, shape, kind = self.places[i]
-        if self.map is None or len(self.map) < start + int(np.prod(shape)) * kind.itemsize:
-            self.file.flush()
+        return np.ndarray(shape, kind, self._mapped(start + int(np.prod(shape)) * kind.itemsize), start)
+
+    def _mapped(self, end: int) -> mmap.mmap:
+        """The file's bytes, up to `end` at least."""
+        if self.map is None or len(self.map) < end:
+            with self._told_where():
+                self.file.flush()
             # A private copy on write: torch wants memory that could be written to, and nobody does.
             self.map = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
-        return np.ndarray(shape, kind, self.map, start)
+        return self.map
+
+    def joined(self) -> np.ndarray:
+        """All arrays, alike but in their first axis, as one along it.
+
+        In memory that is a copy, and the arrays become parts of it. While it is made there are both; if that is too
+        much, they go to the file, where they lie one after the other anyhow.
+        """
+        size = sum(array.nbytes for array in self.arrays)
+        if self.file is None and self.budget.take(size):
+            whole = np.concatenate(self.arrays)
+            self.arrays = np.split(whole, np.cumsum([len(array) for array in self.arrays])[:-1])
+            self.budget.give(size)
+            return whole
+        if self.file is None:
+            self._spill()
+        (_, first, kind), count = self.places[0], sum(shape[0] for _, shape, _ in self.places)
+        return np.ndarray((count, *first[1:]), kind, self._mapped(self.size))
 
     def __iter__(self) -> Iterator:
         return (self[i] for i in range(len(self)))
@@ -130,7 +168,8 @@ class Store(Sequence):
         self.places.clear()
         self.map = None  # it is unmapped when the last array on it is gone
         if self.file is not None:
-            self.file.close()
+            with suppress(OSError):  # of a full disk, once more
+                self.file.close()
 
 
 class Maps(Sequence):

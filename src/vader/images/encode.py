@@ -23,6 +23,15 @@ def png(pixels: UInt8[np.ndarray, "H W *S"] | UInt16[np.ndarray, "H W"]) -> byte
     return _png(Image.fromarray(pixels))
 
 
+def colour_map() -> UInt8[np.ndarray, "256 3"]:
+    """VOC's colours: bits 0, 3, 6 of the number are red's highest, bits 1, 4, 7 green's, bits 2, 5 blue's."""
+    number = np.arange(256)
+    colours = np.zeros((256, 3), np.uint8)
+    for bit in range(8):
+        colours[:, bit % 3] |= (((number >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    return colours
+
+
 def palette_png(values: UInt8[np.ndarray, "H W"], palette: UInt8[np.ndarray, "256 3"]) -> bytes:
     """An indexed PNG file: readers get the values back as they are, viewers show the palette's colours."""
     image = Image.fromarray(values)

@@ -71,9 +71,10 @@ def open_model(spec: str, device: str, images: ImageList, size: int | None) -> M
     if encoder.pending is not None:
         encoder = fit(encoder, _Some(images, size))
     kept = _probe(encoder)
-    found = parse(spec).file
+    asked = parse(spec)
+    found = asked.file
     identity = {
-        "spec": spec, "written": str(found) if found else None,
+        "spec": asked.text, "written": str(found) if found else None,
         "file": str(found.resolve()) if found else None, "sha256": encoder.facts.get("sha256"),
         "stride": encoder.stride, "dim": kept.shape[1], "probe": [round(float(v), 5) for v in kept.ravel()],
     }  # fmt: skip

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from vader import draw
 from vader.errors import BadInput, UnreadableImage
 from vader.geometry import cell_centres, inside, read_at
+from vader.network import MIN_SIDE
 from vader.retrieval.index import Index
 from vader.retrieval.models import Model, Picture, read_picture
 
@@ -62,12 +63,19 @@ def retrieve(
     """The `top` images of the index with the pixels most similar to points and boxes of `image`.
 
     Several points and boxes ask for their mean. An image is ranked by its best cell; the picture asked about, if it is
-    of the collection, is left out. Raises BadInput for no point, a point outside the picture and what is no picture.
+    of the collection, is left out. Raises BadInput for no point, a point outside the picture, what is no picture and
+    one below 32 px, which shows an encoder nothing, enlarged or not.
     """
     try:
         picture = read_picture(image, index.manifest["settings"]["size"])
     except UnreadableImage as error:
         raise BadInput(f"{error}; expected the picture to ask about") from None
+    if min(picture.original) < MIN_SIDE:
+        width, height = picture.original
+        raise BadInput(
+            f"{image}: expected at least {MIN_SIDE} px a side of the picture to ask about, got {width}x{height}; "
+            "give it larger"
+        )
     stride = int(model.identity["stride"])
     own = model.map_of(picture.pixels)
     vector = query_vector(own, stride, picture, points, boxes)

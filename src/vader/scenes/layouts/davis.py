@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vader.errors import BadInput
-from vader.images.encode import jpeg, palette_png
+from vader.images.encode import colour_map, jpeg, palette_png
 from vader.scenes.exposure import film
 from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
-from vader.scenes.layouts.voc import colour_map
 from vader.scenes.render import render
 from vader.scenes.samples import FRAMES_PER_SECOND
 from vader.scenes.world import World, make_world

@@ -16,21 +16,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from vader.images.encode import jpeg, palette_png
+from vader.images.encode import colour_map, jpeg, palette_png
 from vader.scenes.frame import KINDS, Frame
 from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
 
 VOID = 2
 NAMES = {"background": 0} | {kind: i + 1 for i, kind in enumerate(KINDS)}
-
-
-def colour_map() -> UInt8[np.ndarray, "256 3"]:
-    """VOC's colours: bits 0, 3, 6 of the number are red's highest, bits 1, 4, 7 green's, bits 2, 5 blue's."""
-    number = np.arange(256)
-    colours = np.zeros((256, 3), np.uint8)
-    for bit in range(8):
-        colours[:, bit % 3] |= (((number >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
-    return colours
 
 
 def boundary(regions: Integer[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:

@@ -1,4 +1,4 @@
-"""Where in a second picture is this point of the first? Nearest neighbours of cells against the exact flow.
+"""Two maps against the exact flow between their pictures: nearest neighbours of the first map's own cells.
 
 Axes: D embedding, H W pixels, h w cells, N queries, K thresholds. Points are (x, y) in pixels, centres at + 0.5.
 """
@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,13 +14,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vader.errors import BadInput
+from vader.exams.matching.finding import Refine, parabola
 from vader.geometry import cell_centres, read_cells
 from vader.metrics import pck
 
 THRESHOLDS = (1, 2, 4, 8)  # pixels
 QUERIES = 200
 ANGLES = (0, 15, 30, 60, 180)  # edges of bins, degrees: Probe3D's for ScanNet
-Refine = Literal["cell", "parabola"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def match_scores(
     centres = cell_centres(h, w, stride)
     found = centres[best.numpy()]
     if refine == "parabola":
-        found = found + stride * _parabola(similar.reshape(-1, h, w), best)
+        found = found + stride * parabola(similar.reshape(-1, h, w), best)
     errors = np.linalg.norm(found - wanted, axis=1)
     every = np.linalg.norm(centres[None] - wanted[:, None], axis=2)  # (N, hw), of every answer there is
     return MatchScore(
@@ -110,22 +109,6 @@ def _beside(side: int, stride: int) -> Int64[np.ndarray, "cells 2"]:
     centre = (np.arange(-(-side // stride)) + 0.5) * stride - 0.5
     pair = np.stack([np.floor(centre), np.ceil(centre)], 1).astype(np.int64)
     return pair[pair[:, 1] < side]
-
-
-def _parabola(similar: Float[Tensor, "N h w"], best: Int64[Tensor, "N"]) -> Float[np.ndarray, "N 2"]:
-    """How far (x, y), in cells, the parabola through a cell and its neighbours has its top; 0 at the map's edge."""
-    _, h, w = similar.shape
-    n, row, column = torch.arange(len(best)), best // w, best % w
-    moves = []
-    for along, length, dy, dx in ((column, w, 0, 1), (row, h, 1, 0)):
-        inner = (along > 0) & (along < length - 1)
-        here = similar[n, row, column]
-        before = similar[n, (row - dy).clamp_min(0), (column - dx).clamp_min(0)]
-        after = similar[n, (row + dy).clamp_max(h - 1), (column + dx).clamp_max(w - 1)]
-        bend = 2 * here - before - after  # not negative: here is the largest
-        move = torch.where(inner & (bend > 0), (after - before) / (2 * bend.clamp_min(1e-12)), 0.0)
-        moves.append(move.clamp(-0.5, 0.5))
-    return torch.stack(moves, 1).double().numpy()
 
 
 # --- By angle -----------------------------------------------------------------------------------------------------
