@@ -1,5 +1,6 @@
 """Shapes are checked while tests run: every annotated function of the package is wrapped before it is imported."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 assert "vader" not in sys.modules, "the import hook must come before the package"
 install_import_hook("vader", "conftest.checked")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and what that starts is deaf, too; some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # the networks here are too small to share out
 

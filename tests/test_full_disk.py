@@ -12,11 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from samples import environment, pretrain, settings, vader
 
-from vader.checkpoint import (
-    load_model,
-    save_model,
-    states,
-)
+from vader.checkpoint import load_model, save_model, states
 from vader.evaluation.files import new_folder
 from vader.scenes.layouts import write
 

@@ -54,7 +54,7 @@ def test_a_film_that_was_cut_off_is_propagated_as_far_as_it_goes(
     (tmp_path / "clip.mp4").write_bytes(data[:-40])
     out = tmp_path / "out"
     told = json.loads(
-        run(f"propagate rgb {tmp_path / 'clip.mp4'} --masks {first} --out {out} --json --no-video", capsys)
+        run(f"propagate rgb {tmp_path / 'clip.mp4'} --masks {first} --out {out} --size {H} --json --no-video", capsys)
     )
     skipped = {number for one in told["skipped"] for number in range(one["first"], one["first"] + one["count"])}
     assert (told["out"], told["frames"], told["masks_written"]) == (str(out), T, T - len(skipped))

@@ -105,23 +105,24 @@ class Drawn(list):
 
 
 def test_one_basis_for_a_panel_or_one_for_each_image(
-    wide: ImageList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With one basis what is equal in two pictures is equal in their colours."""
     drawn = Drawn(monkeypatch, "panel")
-    encoders = [open_encoder("rgb"), colours(8)]
+    encoders, images = [open_encoder("rgb"), colours(8)], list_images(photos)
     for basis in ("panel", "image"):
-        assert show.show_pca(encoders, wide, tmp_path, 2, None, basis).exists()
-    for (rows, _, title), told in zip(drawn, ["one basis for all images", "a basis for each image"], strict=True):
-        assert told in title
-        first, second = rows[0][:3], rows[0][3:]
-        assert [name for _, name in first] == ["0.png", "rgb", "colours8"]
-        assert [name for _, name in second] == ["1.png", "rgb", "colours8"]
-        assert first[1][0].shape == (50, 100, 3)
-        assert first[2][0].shape == (25, 50, 3)
-    (rows, *_), _ = drawn
-    # The first picture's square lies 100 px further left in the second.
-    np.testing.assert_allclose(np.roll(rows[0][1][0], -25, 1), rows[0][4][0], atol=1e-5)
+        assert show.show_pca(encoders, images, tmp_path, 2, None, basis).exists()
+    (panel, _, title), (single, _, other) = drawn
+    assert "one basis for all images of an encoder" in title
+    assert "a basis for each image" in other
+    assert [[name for _, name in row] for row in panel] == [["00.jpg", "rgb", "colours8", "11.jpg", "rgb", "colours8"]]
+    read = read_some(images, 2, None)
+    for column, encoder in enumerate(encoders, 1):
+        maps = [show._map(encoder, one.pixels) for one in read]
+        assert maps[0].shape[1] == 96 // encoder.stride
+        for image, colour in enumerate(pca_colours(maps)):
+            np.testing.assert_array_equal(panel[0][3 * image + column][0], colour)
+            np.testing.assert_array_equal(single[0][3 * image + column][0], pca_colours([maps[image]])[0])
+            assert np.abs(panel[0][3 * image + column][0] - single[0][3 * image + column][0]).mean() > 0.01
 
 
 def test_bases_of_single_images_differ_from_the_panels() -> None:

@@ -213,7 +213,11 @@ def test_embed_goes_by_tiles_and_says_so(picture: Tensor, tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="--tile: expected at least"):
         embed_to_disk(network, images, tmp_path / "maps", identity="a", tile=64)
     assert not (tmp_path / "maps").exists()
+    seen: list[int] = []
+    watch = network.encoder.register_forward_pre_hook(lambda _, given: seen.append(max(given[0].shape[2:])))
     assert embed_to_disk(network, images, tmp_path / "maps", identity="a", tile=512, say=told.append) == 2
+    watch.remove()
+    assert max(seen) == 512, "the network never sees the whole image"
     assert any("wide.png: 710x300 px, by 4 tiles of up to 512 px" in line for line in told)
     assert not any("small.png" in line for line in told)
     lines = map(json.loads, (tmp_path / "maps" / "manifest.jsonl").read_text().splitlines())

@@ -26,7 +26,7 @@ from vader.exams.square import SquareConfig
 from vader.metrics import VOID
 
 SETS = ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
-SEGMENTATION_PROBE = ProbeConfig()  # chosen by `bench/sweep.py` inside train splits
+SEGMENTATION_PROBE = ProbeConfig(lr=0.03)  # by `bench/sweep.py` inside train splits: docs/protocols.md
 SQUARE_PROBE, BINS_PROBE = SquareConfig(), BinsConfig()
 DEPTH_PROBE = ProbeConfig(lr=LR, weight_decay=0.0)
 EIGEN: Crop = (45, 471, 41, 601)  # rows and columns of 480 x 640
