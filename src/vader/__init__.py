@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vader.compare import compare
     from vader.evaluate import evaluate
     from vader.pretrain import PretrainConfig, pretrain
+    from vader.propagate import propagate
     from vader.views import ViewConfig
 
 _WHERE = {
@@ -21,6 +22,7 @@ _WHERE = {
     "evaluate": ("vader.evaluate", "evaluate"),
     "load": ("vader.checkpoint", "load_model"),
     "pretrain": ("vader.pretrain", "pretrain"),
+    "propagate": ("vader.propagate", "propagate"),
     "PretrainConfig": ("vader.pretrain", "PretrainConfig"),
     "ViewConfig": ("vader.views", "ViewConfig"),
     "NetworkConfig": ("vader.network", "NetworkConfig"),
@@ -28,7 +30,8 @@ _WHERE = {
     "VaderError": ("vader.errors", "VaderError"),
 }
 __all__ = [
-    "NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "compare", "evaluate", "load", "pretrain", "recipes",
+    "NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "compare", "evaluate", "load", "pretrain",
+    "propagate", "recipes",
 ]  # fmt: skip
 
 
