@@ -23,10 +23,11 @@ def make_report(
     """The whole report; `tables` and `groups` are what the kind of exam adds."""
     headline = next(iter(results[0].values))
     found = [result_table("Results", results, _note(results, material))]
-    if len(results) > 1 and results[0].paired:
-        means = [float(np.mean(one.values[headline])) for one in results]
-        draws = [resampled(one.pictures, getattr(material, "scored", ())) for one in results]
-        pairs = differences([one.name for one in results], means, draws, headline.scale)
+    compared = [one for one in results if one.facts]  # rows without an encoder are beaten or they are not
+    if len(compared) > 1 and compared[0].paired:
+        means = [float(np.mean(one.values[headline])) for one in compared]
+        draws = [resampled(one.pictures, getattr(material, "scored", ())) for one in compared]
+        pairs = differences([one.name for one in compared], means, draws, headline.scale)
         found.append(difference_table(headline.column, pairs, results[0].pictures.shape[1]))
     trials = len(results[0].values[headline])
     lead = f"{material.lead()} {trials} trial{'s' if trials > 1 else ''}. The encoders are frozen."

@@ -16,7 +16,7 @@ from vader.errors import UnreadableImage
 from vader.evaluation.pair_sets import PairSet
 from vader.evaluation.pairs import PairResult
 from vader.exams.matching import MatchProtocol, ceiling, chance
-from vader.images.encode import png
+from vader.images.encode import jpeg
 from vader.report import Figure, Group
 from vader.runtime import write_atomic
 from vader.tables import Cell, Column, Row, Table
@@ -24,6 +24,7 @@ from vader.tables import Cell, Column, Row, Table
 SHOWN = 4  # pairs
 LINES = 24  # of a pair
 ZOOM = 2
+QUALITY = 85  # of JPEG: a page of a dozen encoders stays within a few MB
 GAP = 8  # pixels between two pictures
 ENDING = ".matches.npz"
 
@@ -144,7 +145,7 @@ def _pictures(results: Sequence[PairResult], protocol: MatchProtocol, material: 
             right = one.matches.errors()[mine] <= protocol.headline
             picture = lines(first, second, truth.points[picked], one.matches.found[mine][picked], right[picked])
             caption = f"{one.name}: {right.sum()} of {len(right)} {protocol.measure(protocol.headline)}"
-            figures.append(Figure(image=png(picture), caption=caption, alt=caption))
+            figures.append(Figure(image=jpeg(picture, QUALITY), caption=caption, alt=caption))
         groups.append(Group(title=f"Matches: {material.names[i]} ({truth.group})", figures=tuple(figures), width=420))
     return groups
 
