@@ -24,6 +24,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "both": (["rgb", "rgb@centred"], "voc/hummingbird", "voc"),
         "first": (["rgb"], "voc/hummingbird", "voc"),
         "second": (["rgb@centred"], "voc/hummingbird", "voc"),
+        "namesake": (["rgb=rgb@centred"], "voc/hummingbird", "voc"),
         "upstream": (["rgb"], "voc/hummingbird-upstream", "voc"),
         "elsewhere": (["rgb"], "voc/hummingbird", "other"),
     }
@@ -42,10 +43,17 @@ def test_joined_reports_are_the_report_of_all(reports: dict[str, Path]) -> None:
 
 
 def test_a_name_that_comes_twice_is_told_apart(reports: dict[str, Path]) -> None:
-    found = compare([reports["first"], reports["both"]])
-    assert [row.name for row in found.tables[0].rows] == ["rgb (first)", "rgb (both)", "rgb@centred"]
-    same = found.tables[1].rows[0]
-    assert [cell.mean for cell in same.cells] == pytest.approx([0, 0, 0], abs=1e-9)
+    found = compare([reports["first"], reports["namesake"]])
+    assert [row.name for row in found.tables[0].rows] == ["rgb", "rgb (namesake)"]
+    assert found.tables[1].rows[0].name == "rgb − rgb (namesake)"
+    apart = compare([reports["first"], reports["second"]])
+    assert found.tables[1].rows[0].cells == apart.tables[1].rows[0].cells
+
+
+def test_what_is_equal_to_the_last_number_comes_once(reports: dict[str, Path]) -> None:
+    found = compare([reports["first"], reports["both"], reports["first"]])
+    together = compare([reports["both"]])
+    assert found.tables == together.tables
 
 
 @pytest.mark.parametrize(

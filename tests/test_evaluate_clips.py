@@ -14,9 +14,8 @@ from vader.datasets.davis import open_davis
 from vader.encoders import open_encoder
 from vader.errors import BadInput, VaderError
 from vader.evaluate import Evaluation, evaluate
-from vader.evaluation import exams
-from vader.evaluation.clip_pages import SIDES, clip_pages, shown_clips, tinted
-from vader.evaluation.clips import COPIED, ClipResult, copied, open_clips, sit_clips
+from vader.evaluation.clip_pages import SIDES, shown_clips, tinted
+from vader.evaluation.clips import COPIED, ClipResult, open_clips
 from vader.evaluation.files import read_pictures
 from vader.exams import protocols
 from vader.exams.propagation import PropagationProtocol, davis_scores, propagate_frames, score_frames
@@ -34,8 +33,6 @@ def _small_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in ("davis", "camvid"):
         exam = ClipExam(name=f"{data}/small", data=data, way=SMALL)  # type: ignore[arg-type]
         monkeypatch.setitem(protocols.PROTOCOLS, ("propagation", exam.name), exam)
-    kind = exams.Exam(open_clips, sit_clips, clip_pages, copied, seeded=False)
-    monkeypatch.setitem(exams.EXAMS, ClipExam, kind)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +52,6 @@ def report(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ev
     with pytest.MonkeyPatch.context() as patch:
         exam = ClipExam(name="davis/small", data="davis", way=SMALL)
         patch.setitem(protocols.PROTOCOLS, ("propagation", exam.name), exam)
-        patch.setitem(exams.EXAMS, ClipExam, exams.Exam(open_clips, sit_clips, clip_pages, copied, seeded=False))
         out = tmp_path_factory.mktemp("report") / "out"
         yield evaluate(["rgb", STAGE], "propagation", "davis/small", clips, out, trials=3, device="cpu")
 

@@ -63,8 +63,7 @@ def test_a_library_that_an_interrupt_left_half_imported_is_no_error_of_ours(phot
     assert "Traceback" not in done.stderr
 
 
-def test_a_verb_that_never_asks_tells_of_the_interrupt_by_its_exit_code(tmp_path: Path) -> None:
-    words = ["scenes", tmp_path / "out", "--layout", "images", "--count", 1, "--size", "32x32", "--quiet"]
-    done = interrupted_while_importing("numpy", words)
-    assert done.returncode == 130, done.stderr
-    assert done.stderr == ""
+def test_what_ends_before_it_could_ask_tells_of_the_interrupt_by_its_exit_code(photos: Path, tmp_path: Path) -> None:
+    done = interrupted_while_importing("numpy", ["embed", tmp_path / "none", photos, "--out", tmp_path / "out"])
+    assert "expected a run folder" in done.stderr, "the interrupt was lost"
+    assert done.returncode == 130

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vader import report as reports
 from vader.errors import BadInput
 from vader.evaluation.files import read_pictures
@@ -17,7 +19,8 @@ from vader.tables import Row, Table
 def compare(folders: Sequence[str | Path]) -> Report:
     """The rows of all reports in one table, and the differences between their encoders, paired over pictures.
 
-    Rows of one name are told apart by their report's folder. Raises BadInput for what is no report of
+    Of rows of one name the later ones are told apart by their report's folder; rows that are equal to the last number
+    are one. Rows without an encoder, such as chance, have no differences. Raises BadInput for what is no report of
     `vader evaluate`, and unless all are of one protocol, constant by constant, and of the same data.
     """
     places = [Path(one) for one in folders]
@@ -26,18 +29,31 @@ def compare(folders: Sequence[str | Path]) -> Report:
     found = [reports.read(place) for place in places]
     for place, one in zip(places, found, strict=True):
         _check(place, one, places[0], found[0])
-    names = [row.name for one in found for row in one.tables[0].rows]
-    rows, pictures = [], []
+    rows, pictures, compared = [], [], []
     for place, one in zip(places, found, strict=True):
-        pictures += read_pictures(place if place.is_dir() else place.parent)
-        for row in one.tables[0].rows:
-            twice = names.count(row.name) > 1
-            rows.append(row.model_copy(update={"name": f"{row.name} ({place.name})"} if twice else {}))
+        known: Any = one.facts.get("encoders", {})
+        for row, mine in zip(one.tables[0].rows, read_pictures(place if place.is_dir() else place.parent), strict=True):
+            same = [i for i, other in enumerate(rows) if other.name == row.name]
+            if any(rows[i].cells == row.cells and np.array_equal(pictures[i], mine, equal_nan=True) for i in same):
+                continue  # the same thing in several reports: chance, a first mask copied
+            rows.append(row.model_copy(update={"name": f"{row.name} ({_short(place, places)})"} if same else {}))
+            pictures.append(mine)
+            compared.append(bool(known.get(row.name, True)))
     first = found[0].tables[0]
     tables = [Table(title=first.title, columns=first.columns, rows=tuple(rows), subject=first.subject, note=first.note)]
-    if len(rows) > 1 and found[0].facts.get("paired"):
-        tables.append(_differences(rows, pictures, first, found[0]))
+    if sum(compared) > 1 and found[0].facts.get("paired"):
+        some = [i for i, one in enumerate(compared) if one]
+        tables.append(_differences([rows[i] for i in some], [pictures[i] for i in some], first, found[0]))
     return Report(title=found[0].title, tables=tuple(tables), facts=_facts(places, found))
+
+
+def _short(place: Path, places: Sequence[Path]) -> str:
+    """The report's folder, and as much of the way to it as tells it from the others."""
+    parts = place.parts
+    for length in range(1, len(parts)):
+        if sum(other.parts[-length:] == parts[-length:] for other in places) == 1:
+            return "/".join(parts[-length:])
+    return str(place)
 
 
 def _differences(rows: Sequence[Row], pictures: Sequence[Any], table: Table, one: Report) -> Table:
