@@ -29,7 +29,9 @@ def compare(folders: Sequence[str | Path]) -> Report:
     found = [reports.read(place) for place in places]
     for place, one in zip(places, found, strict=True):
         _check(place, one, places[0], found[0])
-    rows, pictures, compared = [], [], []
+    rows: list[Row] = []
+    pictures: list[np.ndarray] = []
+    compared: list[bool] = []
     for place, one in zip(places, found, strict=True):
         known: Any = one.facts.get("encoders", {})
         for row, mine in zip(one.tables[0].rows, read_pictures(place if place.is_dir() else place.parent), strict=True):
