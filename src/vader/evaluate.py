@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vader import report as reports
-from vader.encoders import DenseEncoder, open_encoder
+from vader.encoders import DenseEncoder, open_encoders
 from vader.errors import BadInput
 from vader.evaluation.exams import EXAMS, sit
 from vader.evaluation.files import (
@@ -76,7 +76,7 @@ def evaluate(
     if data is None and exam.needs_data:
         raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
     material = exam.open(chosen, Path(data or "."))
-    opened = [one if isinstance(one, DenseEncoder) else open_encoder(one, device, weights) for one in encoders]
+    opened = open_encoders(encoders, device, weights)
     folders = folder_names([one.name for one in opened])
     if len(folders) < len(opened):
         raise BadInput(
