@@ -76,7 +76,7 @@ def shown_clips(results: Sequence[ClipResult], clips: Clips) -> list[tuple[Clip,
     each = np.mean([one.pictures[0] for one in scored], axis=0)
     order = np.argsort(each, kind="stable")
     found: list[tuple[Clip, str]] = []
-    for word, place in (("median", order[(len(order) - 1) // 2]), ("worst", order[0])):
+    for word, place in (("median", order[len(order) // 2]), ("worst", order[0])):
         clip, label = clips.objects[int(place)]
         text = f"{word} object of {len(order)}, {clip.name}_{label}: J&F {100 * each[place]:.1f} % over the encoders"
         if clip.name not in [known.name for known, _ in found]:

@@ -19,6 +19,7 @@ from vader.errors import BadInput
 from vader.images.decode import decode
 from vader.images.folder import ImageList
 from vader.predict import resize_short_side
+from vader.tiles import tiled
 
 LARGEST = 512  # pixels of the short side, unless a size is asked for: cameras' pictures hold more than a search needs
 FITTED_ON = 64  # pictures at most, evenly from the list, for encoders that have to see some first
@@ -131,7 +132,7 @@ class _Some(Sequence[np.ndarray]):
 def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        found = encoder.embed(images)[0].float().permute(1, 2, 0).cpu().numpy()
+        found = tiled(encoder, images)[0].float().permute(1, 2, 0).cpu().numpy()
     if not np.isfinite(found).all():
         raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
     return np.ascontiguousarray(found)
