@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,14 +165,41 @@ def test_the_report_has_tables_of_sequences_and_pictures(report: Evaluation) -> 
 
 def test_the_median_and_the_worst_object_are_shown(report: Evaluation, clips: Path) -> None:
     material = open_clips(ClipExam(name="davis/small", data="davis", way=SMALL), clips)
-    places = [(clip.name, label) for clip, label in material.objects]
-    results = [one for one in report.results if isinstance(one, ClipResult)]
-    each = np.mean([one.pictures[0] for one in results[1:]], axis=0)
-    shown = shown_clips(results, material)
-    worst = places[int(np.argmin(each))]
-    assert f"worst object of {len(places)}, {worst[0]}_{worst[1]}" in " ".join(text for _, text in shown) or (
-        len(shown) == 1 and shown[0][0].name == worst[0]
-    )
+    names = [clip.name for clip, _ in material.objects]
+    few, many = sorted(set(names), key=names.count)
+    each = np.array([0.9 if name == few else 0.5 for name in names])
+    each[names.index(few)] = 0.1  # worst; then all of the other clip, the median among them; then the rest of this one
+    copy, *others = (one for one in report.results if isinstance(one, ClipResult))
+    apart = np.linspace(-0.1, 0.1, len(others))  # encoders differ, the mean over them counts
+    results = [
+        replace(copy, pictures=1 - each[None]),
+        *(replace(one, pictures=each[None] + move) for one, move in zip(others, apart, strict=True)),
+    ]
+    (middle, of_middle), (last, of_last) = shown_clips(results, material)
+    assert (middle.name, last.name) == (many, few)
+    assert of_middle.startswith(f"median object of {len(names)}, {many}_")
+    assert of_middle.endswith("J&F 50.0 % over the encoders")
+    assert of_last.startswith(f"worst object of {len(names)}, {few}_1: J&F 10.0 %")
+
+
+def test_objects_are_counted_and_void_is_background_as_davis_has_it(tmp_path: Path) -> None:
+    """A clip whose first mask lacks the object 2 of 3, with void in its masks."""
+    truths = []
+    for t in range(4):
+        mask = np.zeros((64, 96), np.uint8)
+        mask[8:32, 8 + 3 * t : 40 + 3 * t] = 1
+        mask[40:60, 50:80] = 3
+        mask[20:44, 30:60] = 255
+        picture(tmp_path / "JPEGImages" / "480p" / "a" / f"{t:05d}.jpg", t, (64, 96))
+        truths.append(put(tmp_path / "Annotations" / "480p" / "a" / f"{t:05d}.png", mask) % 255)
+    text(tmp_path / "ImageSets" / "2017" / "val.txt", "a")
+    copy, rgb = evaluate(["rgb"], "propagation", "davis/small", tmp_path, tmp_path / "out", device="cpu").results
+    expected = by_hand([[(truths[0], truth) for truth in truths]])
+    assert copy.pictures[0] == pytest.approx([(j + f) / 2 for j, f in zip(*expected.values(), strict=True)])
+    assert copy.pictures[0, 1] == 1, "nothing there and nothing found"
+    assert rgb.pictures.shape == (1, 3)
+    with Image.open(tmp_path / "out" / "predictions" / "rgb" / "a" / "00000.png") as image:
+        assert (np.asarray(image) == truths[0]).all()
 
 
 def test_a_tint_keeps_void_and_the_background() -> None:
@@ -182,7 +210,7 @@ def test_a_tint_keeps_void_and_the_background() -> None:
     assert found[0, 0].tolist() == found[0, -1].tolist() == [200, 200, 200]
     assert found[0, 7].tolist() == [164, 100, 100], "half of the picture, half of (128, 0, 0)"
     assert found[0, 5].tolist() == [255, 255, 255], "a line between labels"
-    assert tinted(image, mask)[0, 0].tolist() == [100, 100, 100], "without a background 0 is a class"
+    assert tinted(image, mask)[0, [0, 5]].tolist() == [[100, 100, 100]] * 2, "without a background 0 is a class"
     assert SIDES[0] < SIDES[1]
 
 

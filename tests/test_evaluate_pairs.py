@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from labelled import put
+from labelled import picture, put
 from test_matching import read_slowly, write_animals, write_posed
 
 from vader import draw
@@ -187,6 +187,7 @@ def many_animals(root: Path) -> None:
     """Three cows in two images, a dog in each, one cow with too few keypoints."""
     rng = np.random.default_rng(0)
     write_animals(root)
+    picture(root / "images" / "b.png", 1, (50, 36))
     animals = []
     for image, kind in ((7, 3), (9, 3), (9, 3), (7, 5), (9, 5)):
         keypoints = [v for x, y in rng.uniform(1, 31, (3, 2)).tolist() for v in (x, y, 2)]
@@ -202,33 +203,39 @@ def many_animals(root: Path) -> None:
 
 def test_keypoints_equal_a_loop_over_pairs_points_and_cells(tmp_path: Path) -> None:
     many_animals(tmp_path)
-    material = open_pairs(ANIMALS, tmp_path)
+    protocol = replace(ANIMALS, thresholds=(0.2, 0.4, 0.8), headline=0.4)  # some of which noise meets
+    material = open_pairs(protocol, tmp_path)
     assert [name.partition(":")[0] for name in material.names] == ["cow", "cow", "dog", "dog"]
     assert sorted(material.links[:2]) == [(0, 1), (1, 0)], "both directions; one cow shows too little"
     assert len(material.pictures) == 1, "the train split's, for a PCA"
     encoder = colour_of_the_mean(4)
-    found = match_pairs(encoder, ANIMALS, material, plan())
+    found = match_pairs(encoder, protocol, material, plan())
     table = json.loads((tmp_path / "keypoints.json").read_text())["annotations"]
     chosen = [(table[0], table[1]), (table[1], table[0]), (table[3], table[4]), (table[4], table[3])]
     wanted = []
     for i, (a, b) in enumerate(chosen):
-        pixels, maps = [], []
+        maps = []
         for n in material.links[i]:
-            picture = material.picture(n)
-            assert picture.shape == (40, 50, 3), "32 x 40, its short side at 40"
-            pixels.append(torch.tensor(picture).permute(2, 0, 1)[None] / 255)
-            maps.append(encoder.embed(pixels[-1])[0].numpy().astype(float))
+            pixels = material.picture(n)
+            assert pixels.shape == ((40, 50, 3), (56, 40, 3))[n], "32 x 40 and 50 x 36, the short side at 40"
+            maps.append(encoder.embed(torch.tensor(pixels).permute(2, 0, 1)[None] / 255)[0].numpy().astype(float))
+        (sx, sy), (su, sv) = (((1.25, 1.25), (40 / 36, 56 / 50))[n] for n in material.links[i])
+        _, h, w = maps[1].shape
+        both = [n for n in range(3) if a["keypoints"][3 * n + 2] == b["keypoints"][3 * n + 2] == 2]
+        target = [[b["keypoints"][3 * n] * su, b["keypoints"][3 * n + 1] * sv] for n in both]
+        assert material.truth(i).truths == pytest.approx(np.array(target))
         hits = []
         for k in range(3):
             (x, y, seen), (u, v, there) = (one["keypoints"][3 * k : 3 * k + 3] for one in (a, b))
             if seen == there == 2:
-                query = read_slowly(maps[0], x * 1.25, y * 1.25, 4)
-                best = int(np.argmax([query @ maps[1][:, r, c] for r in range(10) for c in range(13)]))
-                apart = math.hypot((best % 13 + 0.5) * 4 - u * 1.25, (best // 13 + 0.5) * 4 - v * 1.25)
-                hits.append([apart / (1.25 * max(b["bbox"][2:])) <= alpha for alpha in (0.05, 0.1, 0.2)])
+                query = read_slowly(maps[0], x * sx, y * sy, 4)
+                best = int(np.argmax([query @ maps[1][:, r, c] for r in range(h) for c in range(w)]))
+                apart = math.hypot((best % w + 0.5) * 4 - u * su, (best // w + 0.5) * 4 - v * sv)
+                longer = max(b["bbox"][2] * su, b["bbox"][3] * sv)
+                hits.append([apart / longer <= alpha for alpha in protocol.thresholds])
         wanted.append(np.mean(hits, 0))
     assert found.shares == pytest.approx(np.stack(wanted))
-    assert [round(value(found, f"PCK@{a}"), 9) for a in (0.1, 0.05, 0.2)] == [
+    assert [round(value(found, f"PCK@{a}"), 9) for a in (0.4, 0.2, 0.8)] == [
         round(float(np.mean(wanted, 0)[k]), 9) for k in (1, 0, 2)
     ]
     assert found.pictures[0] == pytest.approx(np.stack(wanted)[:, 1])
@@ -240,6 +247,10 @@ def test_a_class_has_at_most_so_many_pairs_and_pairs_are_needed(tmp_path: Path) 
     assert len(few) == 2
     assert few.groups == ("cow", "dog")
     assert few.links == open_pairs(replace(ANIMALS, pairs=1), tmp_path).links
+    made = json.loads((tmp_path / "keypoints.json").read_text())
+    made["annotations"][4]["image_id"] = 7
+    (tmp_path / "keypoints.json").write_text(json.dumps(made))
+    assert len(open_pairs(ANIMALS, tmp_path)) == 2, "two dogs in one image are no pair"
     with pytest.raises(BadInput, match="two images of one class with 4 keypoints visible in both"):
         open_pairs(replace(ANIMALS, common=4), tmp_path)
 

@@ -317,6 +317,8 @@ def test_what_a_nearer_thing_hides_is_not_seen() -> None:
     assert not shown[8:16, 10:20].any()
     assert not shown[0].any(), "without a depth nobody knows"
     assert shown.sum() == H * W - 80 - W
+    at_the_lens = np.full((H, W), 0.02)
+    assert not carry(at_the_lens, 0 * wall, pose(), pose())[1].any(), "nor does a depth of 0 agree with what is near"
     _, behind = carry(wall, wall, pose(), pose(z=3))
     assert not behind.any()
 

@@ -6,15 +6,17 @@ import json
 import pytest
 
 from vader.errors import BadInput
-from vader.evaluation.exams import SITTINGS
+from vader.evaluation.exams import EXAMS
 from vader.evaluation.sitting import few_pictures
 from vader.exams.protocols import PROTOCOLS, Few, constants, find_protocol
 
 WANTED = {
-    "segmentation": [f"{d}-{e}/vader" for d in ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
-                     for e in ("linear", "kmeans")],
-    "depth": ["nyu-linear/vader", "rgbd-linear/vader"],
+    "segmentation": [f"{d}-{e}" for d in ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
+                     for e in ("linear/vader", "kmeans/vader", "linear/leopart")],
+    "depth": ["nyu-linear/vader", "nyu-linear/dinov3", "rgbd-linear/vader"],
     "neighbours": ["voc/hummingbird", "camvid/hummingbird", "folder/hummingbird"],
+    "propagation": [f"davis/{e}" for e in ("timecycle-320", "timecycle-480", "crw", "dino", "dinov3", "uvc")]
+    + ["camvid/dino", "camvid/timecycle-480"],
 }  # fmt: skip
 
 
@@ -22,7 +24,7 @@ WANTED = {
 def test_every_name_is_there_frozen_and_knows_its_data(task: str, name: str) -> None:
     found = find_protocol(task, name)
     assert (found.name, found.data) == (name, name.partition("/")[0].removesuffix("-linear").removesuffix("-kmeans"))
-    assert type(found) in SITTINGS
+    assert type(found) in EXAMS
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.data = "other"
 
@@ -67,9 +69,9 @@ def test_few_pictures_are_nested_and_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("task", "name", "says"),
     [
-        ("segment", "voc-linear/vader", "--task: expected depth, neighbours, segmentation, got 'segment'"),
+        ("segment", "voc-linear/vader", "--task: expected depth, match, neighbours, propagation, segmentation, got 'segment'"),
         ("segmentation", "voc", "for segmentation one of voc-linear/vader, .*folder-kmeans/vader, got 'voc'"),
-        ("depth", "voc-linear/vader", "for depth one of nyu-linear/vader, rgbd-linear/vader"),
+        ("depth", "voc-linear/vader", "for depth one of nyu-linear/vader, nyu-linear/dinov3, rgbd-linear/vader"),
         ("segmentation", "voc-linear/vader:", "5% or a number"),
         ("segmentation", "voc-linear/vader:0", "5% or a number"),
         ("segmentation", "voc-linear/vader:101%", "5% or a number"),

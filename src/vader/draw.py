@@ -38,7 +38,8 @@ def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: s
     """A grid of titled images."""
     columns = max(len(row) for row in rows)
     # Rows of wide images are low, lest most of the page be empty.
-    heights = [0.35 + min(2.1, 2.5 * max(image.shape[0] / image.shape[1] for image, _ in row)) for row in rows]
+    tallest = [max((image.shape[0] / image.shape[1] for image, _ in row), default=0) for row in rows]
+    heights = [0.35 + min(2.1, 2.5 * ratio) for ratio in tallest]
     figure, axes = plt.subplots(
         len(rows), columns, figsize=(2.6 * columns, 0.3 + sum(heights)), squeeze=False, height_ratios=heights
     )

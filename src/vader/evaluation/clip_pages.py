@@ -144,13 +144,14 @@ class Pages:
 def tinted(
     image: UInt8[np.ndarray, "H W 3"], mask: Integer[np.ndarray, "H W"], background: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture tinted by the labels' colours, with white lines between labels; void, and the background if there is
-    one, keep the picture as it is."""
+    """The picture tinted by the labels' colours; void keeps the picture as it is. So does the background, if there is
+    one, and then white lines lie around the objects."""
     plain = mask == VOID if background is None else (mask == VOID) | (mask == background)
     mixed = ((1 - BLEND) * image + BLEND * colour_map()[mask.astype(np.int64)]).astype(np.uint8)
     found = np.where(plain[..., None], image, mixed)
-    edges = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
-    found[edges] = 255
+    if background is not None:  # between classes, which are many, lines would hide the small ones
+        edges = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        found[edges] = 255
     return found
 
 
