@@ -69,7 +69,7 @@ def test_few_pictures_are_nested_and_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("task", "name", "says"),
     [
-        ("segment", "voc-linear/vader", "--task: expected depth, match, neighbours, propagation, segmentation, got 'segment'"),
+        ("segment", "voc-linear/vader", "expected depth, match, neighbours, propagation, segmentation, got 'segment'"),
         ("segmentation", "voc", "for segmentation one of voc-linear/vader, .*folder-kmeans/vader, got 'voc'"),
         ("depth", "voc-linear/vader", "for depth one of nyu-linear/vader, nyu-linear/dinov3, rgbd-linear/vader"),
         ("segmentation", "voc-linear/vader:", "5% or a number"),
