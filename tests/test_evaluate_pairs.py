@@ -139,6 +139,13 @@ def test_of_many_images_some_are_taken_evenly(tmp_path: Path) -> None:
     assert material.pictures[1].shape == (96, 96, 3)
 
 
+def test_where_no_image_can_be_read_the_first_is_named(tmp_path: Path) -> None:
+    (tmp_path / "words.jpg").write_text("hello")
+    material = open_pairs(WARP, tmp_path)
+    with pytest.raises(BadInput, match=r"found none: .*words\.jpg"):
+        pair_baselines(WARP, material, plan())
+
+
 def test_images_that_cannot_be_read_are_left_out_counted_and_named(tmp_path: Path) -> None:
     (gradients(tmp_path) / "1.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     said: list[str] = []
@@ -283,6 +290,14 @@ def test_who_knows_the_place_finds_every_point_between_cameras(tmp_path: Path) -
         match_pairs(knows_the_place(), POSED, open_pairs(replace(POSED, fewest=1000), tmp_path), plan())
     with pytest.raises(BadInput, match=r"less than 0.1 m apart"):
         open_pairs(replace(POSED, edges=(0, 0.1)), tmp_path)
+
+
+def test_from_the_same_place_a_pixel_lies_where_it_lay(tmp_path: Path) -> None:
+    write_posed(tmp_path, [np.eye(4), np.eye(4)])
+    truth = open_pairs(POSED, tmp_path).truth(0)
+    assert len(truth.points) > 5
+    assert np.allclose(truth.points, truth.truths, atol=1e-6)
+    assert (truth.points % 1 == 0.5).all(), "centres of pixels"
 
 
 def test_scenes_need_no_data_and_have_their_exact_flow(tmp_path: Path) -> None:

@@ -198,14 +198,15 @@ def pair_baselines(
 ) -> list[Result]:
     """A cell at random, in expectation; and every point answered with its own place, as a share of the picture."""
     rows, parts = np.full((len(material), len(protocol.thresholds)), np.nan), []
+    unread: dict[int, str] = {}
     for i in range(len(material)):
-        if (truth := _truth(material, i, {})) is None:
+        if (truth := _truth(material, i, unread)) is None:
             continue
         before, after = np.array(truth.sizes)
         rows[i] = chance(truth.truths, truth.scale, *truth.sizes[1], protocol.thresholds, CHANCE_STRIDE)
         same = truth.points * (after / before)[::-1]
         parts.append(_matches(i, truth, same, same, np.zeros(len(same), bool)))
-    still = _result(STILL, protocol, material, _joined(parts), None, plan, ())
+    still = _result(STILL, protocol, material, _joined(parts), None, plan, tuple(unread.values()))
     head = protocol.thresholds.index(protocol.headline)
     values = _values(protocol, material, rows, (float("nan"),) * 3)
     drawn = rows[None, : material.counted, head]

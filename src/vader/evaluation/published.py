@@ -14,9 +14,17 @@ import torch
 from vader.datasets.example import Example, LabelledSet
 from vader.datasets.opening import open_labelled
 from vader.encoders import DenseEncoder
-from vader.errors import BadInput
-from vader.evaluation.results import Measure, Result
-from vader.evaluation.sitting import Keep, Plan, Sets, encoded, few_pictures, labelled, segmentation_result
+from vader.evaluation.results import Result
+from vader.evaluation.sitting import (
+    Keep,
+    Plan,
+    Sets,
+    depth_result,
+    encoded,
+    few_pictures,
+    labelled,
+    segmentation_result,
+)
 from vader.exams import bins, segmentation, square
 from vader.exams.augment import squared
 from vader.exams.features import LinearProbe
@@ -91,18 +99,7 @@ def binned_depth(encoder: DenseEncoder, protocol: BinnedDepth, sets: Sets, plan:
             crops=[protocol.crop, None], device=plan.device,
             watch=lambda i, found: keep(sets.val.names[i], found[0]),
         )  # fmt: skip
-    values: dict[Measure, list[float]] = {}
-    for number, suffix in enumerate((", Eigen crop", "")):
-        mine = [one[number] for one in scores]
-        values |= {
-            Measure(f"RMSE{suffix}", "m", "lower", 3): [one.rmse for one in mine],
-            Measure(f"abs-rel{suffix}", "", "lower", 3): [one.abs_rel for one in mine],
-            Measure(f"δ1{suffix}", "%", "higher", 1, 100): [one.delta1 for one in mine],
-        }
-    errors = np.stack([one[0].errors[:, 0] for one in scores])
-    if not np.isfinite(errors).any():
-        raise BadInput(f"{sets.val.root}: expected valid depths in the val split, found none within the range")
-    return Result(encoder.name, values, errors, encoder.facts, dict(plan.seconds), scores[0][0].skipped)
+    return depth_result(encoder, scores, (", Eigen crop", ""), sets, plan, pooled=False)
 
 
 class Known(Sequence):

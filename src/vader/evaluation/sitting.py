@@ -203,15 +203,29 @@ def linear_depth(encoder: DenseEncoder, protocol: LinearDepth, sets: Sets, plan:
             probes, pairs, stride=encoder.stride, farthest=protocol.farthest, crops=crops, device=plan.device,
             watch=lambda i, found: keep(sets.val.names[i], found[0]),
         )  # fmt: skip
+    return depth_result(encoder, scores, ("", ", Eigen crop")[: len(crops)], sets, plan)
+
+
+def depth_result(
+    encoder: DenseEncoder,
+    scores: Sequence[Sequence[depth.DepthScore]],
+    suffixes: Sequence[str],
+    sets: Sets,
+    plan: Plan,
+    pooled: bool = True,
+) -> Result:
+    """The result of trials' scores in each crop, which `suffixes` name; the first crop makes the headline.
+
+    Raises BadInput if no pixel of the val split has a valid depth.
+    """
     values: dict[Measure, list[float]] = {}
-    for number, suffix in enumerate(("", ", Eigen crop")[: len(crops)]):
+    for number, suffix in enumerate(suffixes):
         mine = [one[number] for one in scores]
-        values |= {
-            Measure(f"RMSE{suffix}", "m", "lower", 3): [one.rmse for one in mine],
-            Measure(f"RMSE pooled{suffix}", "m", "lower", 3): [one.pooled_rmse for one in mine],
-            Measure(f"abs-rel{suffix}", "", "lower", 3): [one.abs_rel for one in mine],
-            Measure(f"δ1{suffix}", "%", "higher", 1, 100): [one.delta1 for one in mine],
-        }
+        values[Measure(f"RMSE{suffix}", "m", "lower", 3)] = [one.rmse for one in mine]
+        if pooled:
+            values[Measure(f"RMSE pooled{suffix}", "m", "lower", 3)] = [one.pooled_rmse for one in mine]
+        values[Measure(f"abs-rel{suffix}", "", "lower", 3)] = [one.abs_rel for one in mine]
+        values[Measure(f"δ1{suffix}", "%", "higher", 1, 100)] = [one.delta1 for one in mine]
     errors = np.stack([one[0].errors[:, 0] for one in scores])
     if not np.isfinite(errors).any():
         raise BadInput(f"{sets.val.root}: expected valid depths in the val split, found none within the range")
