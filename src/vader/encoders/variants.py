@@ -16,6 +16,7 @@ from vader.errors import BadInput
 from vader.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
 
 COARSEST = LEVEL_STRIDES[-1]
+PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time: beyond its caches wide maps take up to 1.4 times as long
 
 
 def read_cnn(
@@ -48,10 +49,15 @@ def read_cnn(
 
 
 def on_device(read: Callable[[Tensor], Tensor], device: str | torch.device) -> Callable[[Tensor], Tensor]:
-    """`read` for images of any device, without gradients."""
+    """`read` for images of any device, without gradients; a processor reads few at a time, which is faster."""
+    on_cpu = torch.device(device).type == "cpu"
 
     @torch.no_grad()  # not inference mode: a probe will compute gradients with these
     def features(images: Tensor) -> Tensor:
+        area = images.shape[2] * images.shape[3]
+        few = max(1, PIXELS_A_THREAD * torch.get_num_threads() // max(1, area))
+        if on_cpu and len(images) > few:
+            return torch.cat([read(some) for some in images.to(device).split(few)])
         return read(images.to(device))
 
     return features
