@@ -16,7 +16,7 @@ from vader.errors import BadInput
 from vader.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
 
 COARSEST = LEVEL_STRIDES[-1]
-PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time: beyond its caches wide maps take up to 1.4 times as long
+PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time; more leave its caches and take up to 1.4 times as long
 
 
 def read_cnn(
