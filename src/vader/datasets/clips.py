@@ -3,6 +3,7 @@
 Legend: H W pixels.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,8 @@ from jaxtyping import UInt8
 from vader.datasets.davis import DavisClip
 from vader.datasets.example import LabelledSet
 from vader.errors import BadInput
+from vader.images.decode import image_size
+from vader.images.folder import SUFFIXES
 
 SCORED = 3  # frames that DAVIS needs: the first is given, the last is left out
 
@@ -52,20 +55,28 @@ class LabelledClip:
         return self._sized(labels, t).astype(np.uint8) + np.uint8(1)  # void, 255, becomes 0
 
     def check(self) -> None:
-        """Raises BadInput for a single frame, and for a first mask that is void throughout."""
+        """Raises BadInput for a single frame, for a frame or mask that is not of the first frame's size (from the
+        files' headers), and for a first mask that is void throughout."""
         if len(self) < 2:
             raise BadInput(f"{self.name}: expected a clip of at least 2 frames, got {len(self)}")
+        for path in self.labelled.files:
+            if path.suffix.lower() in SUFFIXES:
+                width, height = image_size(path)
+                self._same_size((height, width), os.path.relpath(path, self.labelled.root))
         if not self.mask(0).any():
             raise BadInput(f"{self.frame(0)}: expected labels to propagate in the first frame, got void alone")
 
     def _sized(self, pixels: np.ndarray, t: int) -> np.ndarray:
-        if pixels.shape[:2] != self.size:
-            (height, width), (h, w) = self.size, pixels.shape[:2]
-            raise BadInput(
-                f"{self.frame(t)}: expected {width} x {height} pixels as {self.frame(0)}, the first frame, got "
-                f"{w} x {h}; a clip has one size"
-            )
+        self._same_size((pixels.shape[0], pixels.shape[1]), self.frame(t))
         return pixels
+
+    def _same_size(self, got: tuple[int, int], source: str) -> None:
+        if got != self.size:
+            (height, width), (h, w) = self.size, got
+            raise BadInput(
+                f"{source}: expected {width} x {height} pixels as {self.frame(0)}, the first frame, got {w} x {h}; "
+                "a clip has one size"
+            )
 
 
 Clip = DavisClip | LabelledClip  # frames and masks, read when they are asked for; 0 is what no object has
