@@ -1,4 +1,4 @@
-"""Which learning rate and weight decay should the linear probes have?
+"""Which learning rate should the linear probes have?
 
 Each setting's probe learns from four fifths of the train split and is scored on the rest; the val split is not looked
 at. A row an encoder, a column a setting; the last row is the mean loss against each encoder's best.
