@@ -23,7 +23,7 @@ demo-photos: $(INSTALLED)
 	$(BIN)/python examples/photos.py demo-photos-run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --durations=20
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=20
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,8 +1,8 @@
 """What does an exam cost above the encoder's own forward passes?
 
-A segmentation protocol on VOC's layout, trials and report included, against bare forward passes over the same
-pictures, in this process, one after the other; then the memory that features took. Without a data set scenes are
-rendered.
+`vader.evaluate` with a segmentation protocol on VOC's layout, all of it (opening, trials, predictions, report), against
+bare forward passes over the same pictures, in this process, one after the other; then the memory that features took.
+Without a data set scenes are rendered.
 
     python bench/probe.py [--data VOC2012 --encoder random:tf_efficientnet_lite0 --trials 5 --pictures 960]
 """
@@ -10,7 +10,6 @@ rendered.
 import argparse
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,18 +17,25 @@ import torch
 
 from vader.datasets.opening import open_labelled
 from vader.encoders import open_encoder
-from vader.evaluation.exams import sit
-from vader.evaluation.sitting import Plan, Sets
-from vader.exams.protocols import find_protocol
-from vader.exams.store import Budget, parse_memory
-from vader.provenance import peak_memory
+from vader.evaluate import evaluate
 
 ALLOWED = "1.5 x + 60 s"
 
 
-def shortened(labelled, count):
-    """The first pictures of a set."""
-    return replace(labelled, names=labelled.names[:count])
+def shortened(labelled, count, place):
+    """The first pictures of a set in VOC's layout, as a data set in `place` of links to its files."""
+    lists, masks = place / "ImageSets" / "Segmentation", place / "SegmentationClass"
+    for folder in (lists, masks, place / "JPEGImages"):
+        folder.mkdir(parents=True, exist_ok=True)
+    names = labelled.names[:count]
+    listed, kept = {"train": "train.txt", "val": "val.txt"}[labelled.split], set(names)
+    (lists / listed).write_text("".join(f"{name}\n" for name in names))
+    (place / "classes.txt").write_text("".join(f"{name}\n" for name in labelled.classes))
+    for path in labelled.files:
+        if path.stem in kept:
+            folder = "JPEGImages" if path.suffix == ".jpg" else "SegmentationClass"
+            (place / folder / path.name).symlink_to(path.resolve())
+    return open_labelled("voc", place, labelled.split)
 
 
 def forward(encoder, sets, device):
@@ -64,34 +70,37 @@ def main() -> None:
 
             a.data = Path(folder) / "scenes"
             write(a.data, "voc", count=a.pictures, width=320, height=240)
-        train, val = (open_labelled("voc", a.data, split) for split in ("train", "val"))
-        share = min(1.0, a.pictures / (len(train) + len(val)))
-        sets = Sets(shortened(train, round(share * len(train))), shortened(val, round(share * len(val))))
+        whole = [open_labelled("voc", a.data, split) for split in ("train", "val")]
+        share, few = min(1.0, a.pictures / sum(map(len, whole))), Path(folder) / "few"
+        train, val = (shortened(one, round(share * len(one)), few) for one in whole)
         encoder = open_encoder(a.encoder, a.device)
         print(
-            f"{a.encoder} ({encoder.channels} channels, stride {encoder.stride}), {len(sets.train)} + {len(sets.val)} "
+            f"{a.encoder} ({encoder.channels} channels, stride {encoder.stride}), {len(train)} + {len(val)} "
             f"pictures, {a.trials} trials, {a.device}, {torch.get_num_threads()} threads"
         )
         spent = time.process_time()
-        decoding, passing = forward(encoder, (sets.train, sets.val), a.device)
+        decoding, passing = forward(encoder, (train, val), a.device)
         spent = time.process_time() - spent
-        plan = Plan(range(a.trials), Budget(parse_memory(a.memory)), a.batch, a.device)
         since, cpu = time.perf_counter(), time.process_time()
-        protocol = find_protocol("segmentation", a.protocol)
-        result = sit(encoder, protocol, sets, plan, lambda name, found: None)
+        done = evaluate(
+            [encoder], "segmentation", a.protocol, few, Path(folder) / "report", trials=a.trials, memory=a.memory,
+            batch=a.batch, device=a.device,
+        )  # fmt: skip
         taken, cpu = time.perf_counter() - since, time.process_time() - cpu
     print(f"bare forward passes {passing:8.1f} s, decoding {decoding:.1f} s")
     print(f"the exam            {taken:8.1f} s   x {taken / passing:.2f} of bare forward passes")
-    print("   " + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in result.seconds.items()))
+    (result,) = done.results
+    phases = result.seconds | {"the rest": taken - sum(result.seconds.values())}
+    print("   " + ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in phases.items()))
     # What others on the machine do is not in these.
     print(f"CPU seconds         {cpu:8.1f} s   x {cpu / spent:.2f} of {spent:.1f} s of decoding and forward passes")
     over = taken - 1.5 * passing
     print(f"beyond 1.5 x        {over:8.1f} s   (allowed: {ALLOWED}: {'kept' if over <= 60 else 'NOT kept'})")
-    budget = plan.budget
+    facts = done.report.facts
+    most, limit, written = (facts["features, MB"][name] for name in ("most in memory", "limit", "written to a file"))
     print(
-        f"features in memory  {budget.most / 1e6:8.1f} MB of {budget.limit / 1e6:.0f} MB allowed "
-        f"(x {budget.most / budget.limit:.3f}), in a file {budget.spilled / 1e6:.1f} MB; "
-        f"peak of the process {peak_memory()['peak memory, MiB']} MiB"
+        f"features in memory  {most:8.1f} MB of {limit} MB allowed (x {most / max(limit, 1):.3f}), "
+        f"in a file {written:.1f} MB; peak of the process {facts['peak memory, MiB']} MiB"
     )
     headline = next(iter(result.values))
     values = [headline.scale * value for value in result.values[headline]]

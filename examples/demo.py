@@ -8,6 +8,7 @@ Needs no data and no GPU. FOLDER gets the images, the runs, `report.html` with t
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from scene_exams import ANGLE_NAMES, Counts, Sets, images_of, make_sets, nothing, propagation, sit
+from scene_exams import ANGLE_NAMES, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
 from scene_pictures import groups
 
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
@@ -41,19 +42,31 @@ Scores = dict[str, list[dict]]  # of each encoder, one a seed
 
 
 def vader(*words: object) -> None:
-    """Run the command that a user would type, and show it."""
+    """Run the command that a user would type, and show it; what it says of a failure is the last line but ours."""
     command = ["vader", *map(str, words)]
     print("$ " + " ".join(command), flush=True)
-    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True)
+    done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=False)
+    if done.returncode:
+        sys.exit(f"demo: `vader {command[1]}` failed (exit code {done.returncode}); see above")
+
+
+def check(**numbers: float) -> None:
+    """End with one line where a flag's number is not above 0."""
+    for name, number in numbers.items():
+        if not (number > 0 and math.isfinite(number)):
+            sys.exit(f"demo: --{name}: expected a number above 0, got {number:g}")
 
 
 def claim(folder: Path) -> None:
     """An empty folder; one that an earlier demo filled is emptied, nobody else's."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
-        sys.exit(f"demo: expected a new or empty folder, {folder} holds other things; choose another")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / MARK).touch()
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+            sys.exit(f"demo: expected a new or empty folder, {folder} holds other things; choose another")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / MARK).touch()
+    except OSError as error:
+        sys.exit(f"demo: FOLDER: cannot write to {folder} ({error.strerror}); choose another place")
 
 
 def train(folder: Path, seed: int, minutes: float) -> dict[str, Path]:
@@ -95,21 +108,20 @@ def table_of(scores: Scores, channels: dict[str, int], title: str, columns: dict
     return Table(title=title, subject="encoder", columns=tuple(columns.values()), rows=tuple(rows))
 
 
-def angles_of(scores: Scores, channels: dict[str, int]) -> Table:
-    """Matches within 4 px by the angle between the cameras."""
+def angles_of(scores: Scores, channels: dict[str, int], threshold: int) -> Table:
+    """Matches within THRESHOLDS[threshold] px by the angle between the cameras."""
     first = next(iter(scores.values()))[0]
     columns = [
-        Column(name=f"{name} ({int(n)} pairs)", unit="within 4 px", better="higher", digits=3)
+        Column(name=f"{name} ({int(n)} pairs)", unit=f"within {THRESHOLDS[threshold]:g} px", better="higher", digits=3)
         for name, n in zip(ANGLE_NAMES, first["pairs_by_angle"], strict=True)
     ]
     rows = [
         Row(name=name, ours=name == "VADeR", reference=name not in channels,
-            cells=tuple(Cell.of([s["match_by_angle"][i] for s in one]) for i in range(len(columns))))
+            cells=tuple(Cell.of([s["match_within_by_angle"][i][threshold] for s in one]) for i in range(len(columns))))
         for name, one in scores.items()
     ]  # fmt: skip
-    return Table(
-        title="Matches by angle between the cameras", subject="encoder", columns=tuple(columns), rows=tuple(rows)
-    )
+    title = f"Matches within {THRESHOLDS[threshold]:g} px by angle between the cameras"
+    return Table(title=title, subject="encoder", columns=tuple(columns), rows=tuple(rows))
 
 
 def verdicts(scores: Scores) -> tuple[Verdict, ...]:
@@ -141,12 +153,13 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny exams: to see whether it works")
     a = parser.parse_args()
     started = time.monotonic()
+    check(minutes=a.minutes, seeds=a.seeds, images=a.images)
     claim(a.folder)
     vader("scenes", a.folder / "images", "--layout", "images", "--count", a.images, "--size", f"{SIDE}x{SIDE}",
           "--workers", 2)  # fmt: skip
     counts = Counts(train=12, test=6, clips=2, frames=5, pairs=6) if a.small else Counts()
     print("rendering the exams' scenes", flush=True)
-    sets = make_sets(counts, SceneConfig())
+    sets = make_sets(counts, SceneConfig(), workers=2)
     scores: Scores = {"no features": []}
     channels: dict[str, int] = {}
     for seed in range(a.seeds):
@@ -158,7 +171,7 @@ def main() -> None:
             channels[name] = encoder.channels
     tables = [
         table_of(scores, channels, "Four exams on scenes that no encoder saw", COLUMNS),
-        angles_of(scores, channels),
+        *(angles_of(scores, channels, i) for i in range(len(THRESHOLDS))),
     ]
     if a.plain:
         columns = {f"{key}_plain": COLUMNS[key] for key in ("j", "match")}

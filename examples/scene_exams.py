@@ -23,7 +23,7 @@ from vader.exams.propagation import PropagationProtocol, copy_first, mean_scores
 from vader.exams.segmentation import linear_segmentation
 from vader.scenes.exposure import film
 from vader.scenes.frame import CLASSES, Frame
-from vader.scenes.samples import ViewPair, clips, reexposed, stills, view_pairs
+from vader.scenes.samples import ViewPair, clips, processes, reexposed, stills, view_pairs
 from vader.scenes.world import SceneConfig
 
 SEED = 20_201_213  # of the exams' worlds; training images have seeds from 0 on
@@ -76,12 +76,15 @@ def make_sets(counts: Counts, config: SceneConfig, workers: int = 1) -> Sets:
     width, height = counts.clip_size
     n = counts.size
     plain = config.model_copy(update={"exposure": 0.0})
-    plain_clips = clips(plain, SEED + 2, counts.clips, width, height, counts.frames, workers, counts.rate)
-    plain_pairs = view_pairs(plain, SEED + 3, counts.pairs, n, n, workers)
+    with processes(workers) as over:  # which take seconds to start: once for all
+        plain_clips = clips(plain, SEED + 2, counts.clips, width, height, counts.frames, counts.rate, over)
+        plain_pairs = view_pairs(plain, SEED + 3, counts.pairs, n, n, over)
+        train = stills(config, SEED, counts.train, n, n, over)
+        test = stills(config, SEED + 1, counts.test, n, n, over)
     return Sets(
         counts,
-        train=stills(config, SEED, counts.train, n, n, workers),
-        test=stills(config, SEED + 1, counts.test, n, n, workers),
+        train=train,
+        test=test,
         clips=[[film(f, config.exposure, (SEED + 2, i, 2)) for f in clip] for i, clip in enumerate(plain_clips)],
         pairs=[reexposed(pair, config.exposure, (SEED + 3, i)) for i, pair in enumerate(plain_pairs)],
         plain_clips=plain_clips,
@@ -156,6 +159,7 @@ def summary(sets: Sets, propagated: dict[str, float], found: list[MatchScore]) -
         "match": float(np.mean([score.shares[MATCHED] for score in usable])),
         "match_within": np.mean([score.shares for score in usable], 0).tolist(),  # 1, 2, 4, 8 px
         "match_by_angle": [float(one.shares[MATCHED]) for one in bins],
+        "match_within_by_angle": [one.shares.tolist() for one in bins],
         "pairs_by_angle": [float(one.pairs) for one in bins],
     }  # fmt: skip
 

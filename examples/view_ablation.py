@@ -12,7 +12,7 @@ import json
 import time
 from pathlib import Path
 
-from demo import COLUMNS, IMAGES, SETTINGS, SIDE, claim, vader
+from demo import COLUMNS, IMAGES, SETTINGS, SIDE, check, claim, vader
 from scene_exams import Counts, make_sets, nothing, propagation, sit
 
 from vader.encoders import fresh_encoder, open_encoder
@@ -83,11 +83,12 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny exams: to see whether it works")
     a = parser.parse_args()
     started = time.monotonic()
+    check(steps=a.steps, seeds=a.seeds, images=a.images)
     claim(a.folder)
     vader("scenes", a.folder / "images", "--layout", "images", "--count", a.images, "--size", f"{SIDE}x{SIDE}",
           "--workers", 2)  # fmt: skip
     counts = Counts(train=12, test=6, clips=2, frames=5, pairs=6) if a.small else Counts()
-    sets = make_sets(counts, SceneConfig())
+    sets = make_sets(counts, SceneConfig(), workers=2)
     found: Found = {"no features": [nothing(sets, 0)], "not trained": [], **{name: [] for name in PAPER}}
     for seed in range(a.seeds):
         for name in PAPER:
@@ -98,7 +99,7 @@ def main() -> None:
         dense = NetworkConfig.model_validate(json.loads((run / "config.json").read_text())["network"])
         found["not trained"].append(sit(fresh_encoder(dense, "not trained", seed), sets, seed))
     facts = describe(
-        protocol={"exams": vars(counts), "training": " ".join(map(str, SETTINGS)), "steps": a.steps,
+        protocol={"exams": vars(counts), "training": " ".join(map(str, (*SETTINGS, *PAPERS))), "steps": a.steps,
                   "images": a.images, "image side": SIDE, "propagation": vars(propagation(counts))},
         data={"exams": sets.fingerprint}, seeds=range(a.seeds), started=started,
     )  # fmt: skip

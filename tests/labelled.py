@@ -131,7 +131,7 @@ def make_nyu(root: Path) -> dict[str, Truth]:
         file["rawDepths"], file["depths"] = depth, depth + 1
     columns = {"trainNdxs": np.array([[4.0], [2.0]]), "testNdxs": np.array([[1], [3]], np.uint16), "note": "text"}
     scipy.io.savemat(root / "splits.mat", columns, do_compression=True)
-    known = np.where(np.isfinite(depth) & (depth > 0), depth, 0)
+    known = np.where(np.isfinite(depth), np.maximum(depth, 0), np.nan)
     return {
         "train": {"0004": known[3].T, "0002": known[1].T},
         "val": {"0001": known[0].T, "0003": known[2].T},

@@ -293,10 +293,11 @@ def test_leftovers_are_known_by_their_names(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
-@pytest.mark.parametrize("way", ["a file", "below a file", "not empty", "/proc/none", "/dev/null/none"])
+@pytest.mark.parametrize("way", ["a file", "below a file", "not empty", "too long", "/proc/none", "/dev/null/none"])
 def test_an_output_folder_that_cannot_be_one(way: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     places = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "run", "not empty": tmp_path}
+    places["too long"] = tmp_path / ("n" * 256)
     with pytest.raises(BadInput, match="--out: "):
         prepare_output(places.get(way, Path(way)))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

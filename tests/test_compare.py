@@ -1,8 +1,10 @@
 """Reports of one exam on one set join; any others are refused by the constant that differs."""
 
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from samples import vader
 
@@ -78,6 +80,23 @@ def test_what_is_no_report_is_refused(reports: dict[str, Path], tmp_path: Path) 
         compare([tmp_path, reports["second"]])
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "no arrays", "one array", "flat", "object"])
+def test_damaged_numbers_of_pictures_are_one_line(reports: dict[str, Path], tmp_path: Path, damage: str) -> None:
+    place = tmp_path / "r"
+    shutil.copytree(reports["both"], place)
+    file = place / "pictures.npz"
+    if damage in ("cut", "empty"):
+        file.write_bytes(file.read_bytes()[: 200 if damage == "cut" else 0])
+    else:
+        arrays = {"no arrays": {}, "one array": {"0": np.ones((2, 2))}, "flat": {"0": np.ones(2), "1": np.ones(2)}}
+        with file.open("wb") as out:
+            np.savez(out, **arrays.get(damage, {"0": np.array([{}]), "1": np.array([{}])}))
+    with pytest.raises(BadInput, match="expected") as caught:
+        compare([reports["first"], place])
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+
+
 def test_the_table_takes_the_form_of_its_ending(reports: dict[str, Path], tmp_path: Path) -> None:
     found = compare([reports["both"]])
     for ending in (".md", ".json", ".html"):
@@ -86,6 +105,10 @@ def test_the_table_takes_the_form_of_its_ending(reports: dict[str, Path], tmp_pa
     assert from_json(json.loads((tmp_path / "new" / "table.json").read_text())).tables == found.tables
     with pytest.raises(BadInput, match=r"ending in \.md, \.json, \.html"):
         write_comparison(found, tmp_path / "table.csv")
+    plain = write_comparison(found, tmp_path / "TABLE")
+    assert plain.read_text() == (tmp_path / "new" / "table.md").read_text(), "without an ending it is Markdown"
+    with pytest.raises(BadInput, match="new is a folder; name a file in it"):
+        write_comparison(found, tmp_path / "new")
 
 
 def test_the_command_prints_and_writes(reports: dict[str, Path], tmp_path: Path) -> None:

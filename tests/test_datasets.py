@@ -53,7 +53,7 @@ def agrees(found: LabelledSet, truth: Truth) -> None:
             assert np.array_equal(example.labels, expected)
         else:
             assert example.labels is None
-            assert np.allclose(example.depth, expected, rtol=1e-6, atol=0)
+            assert np.allclose(example.depth, expected, rtol=1e-6, atol=0, equal_nan=True)
         assert example.image.shape == (*expected.shape, 3)
 
 

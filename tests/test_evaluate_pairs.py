@@ -317,7 +317,15 @@ def test_scenes_need_no_data_and_have_their_exact_flow(tmp_path: Path) -> None:
         low, high = (float(word) for word in truth.group.split(" degrees")[0].split(" to "))
         assert low <= pair.angle <= high
     tables, _ = pair_pages([found], protocol, material, tmp_path, {})
-    assert [row.name for row in tables[0].rows] == list(material.groups)
+    assert [table.title for table in tables[:4]] == [
+        f"within {t} px by angle between the cameras" for t in (1, 2, 4, 8)
+    ]
+    assert [bool(table.note) for table in tables[:4]] == [True, False, False, False], "said once"
+    errors = np.linalg.norm(found.matches.found - found.matches.truths, axis=1)
+    for table, threshold in zip(tables, protocol.thresholds, strict=False):
+        assert [row.name for row in table.rows] == list(material.groups)
+        means = [row.cells[0].mean for row in table.rows if row.cells[0].mean is not None]
+        assert means == pytest.approx([100 * (errors <= threshold).mean()]), "the one pair, in its row"
 
 
 # --- Pages --------------------------------------------------------------------------------------------------------

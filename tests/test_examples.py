@@ -1,9 +1,11 @@
 """Each example runs as a user starts it, small."""
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from samples import environment
@@ -30,6 +32,15 @@ def test_the_demo_ends_in_a_table_and_a_page(tmp_path: Path) -> None:
     assert len((folder / "report.html").read_text()) > 100_000, "its pictures are inside"
     assert "VADeR" in done.stdout
     assert report["facts"]["data"]["exams"]
+    by_angle = report["tables"][1:5]
+    assert [one["title"] for one in by_angle] == [
+        f"Matches within {t} px by angle between the cameras" for t in (1, 2, 4, 8)
+    ]
+    shares = report["facts"]["scores"]["VADeR"][0]
+    for i, table in enumerate(by_angle):
+        row = next(row for row in table["rows"] if row["name"] == "VADeR")
+        assert [cell["mean"] for cell in row["cells"]] == [one[i] for one in shares["match_within_by_angle"]]
+    assert [one[2] for one in shares["match_within_by_angle"]] == shares["match_by_angle"]
 
 
 @pytest.mark.slow
@@ -43,6 +54,7 @@ def test_the_ablation_of_views_ends_in_a_table(tmp_path: Path) -> None:
     assert set(rows) == {"no features", "not trained", "different", "same", "unmatched"}
     assert len(report["facts"]["scores"]["same"]) == 2
     assert len(report["verdicts"]) == 4
+    assert "--set within_image=none" in report["facts"]["protocol"]["training"], "what was run"
 
 
 @pytest.mark.parametrize("name", ["demo.py", "photos.py", "view_ablation.py"])
@@ -52,3 +64,47 @@ def test_a_folder_of_somebody_elses_is_left_alone(name: str, tmp_path: Path) -> 
     assert done.returncode == 1
     assert "holds other things" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", ["demo", "view_ablation"])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["FILE"], "demo: FOLDER: cannot write to .*FILE .Not a directory.; choose another place"),
+        (["FILE/below"], "demo: FOLDER: cannot write to .*below .Not a directory.; choose another place"),
+        (["new", "--seeds", "0"], "demo: --seeds: expected a number above 0, got 0"),
+        (["new", "--images", "-3"], "demo: --images: expected a number above 0, got -3"),
+    ],
+)
+def test_bad_input_is_one_line(
+    name: str, words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "FILE").write_text("years of work")
+    main = example(name, monkeypatch).main
+    monkeypatch.setattr(sys, "argv", [name, str(tmp_path / words[0]), *words[1:]])
+    with pytest.raises(SystemExit, match=f"^{told}$"):
+        main()
+    assert [path.name for path in tmp_path.iterdir()] == ["FILE"]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_minutes_that_are_none(minutes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main = example("demo", monkeypatch).main
+    monkeypatch.setattr(sys, "argv", ["demo", str(tmp_path / "new"), f"--minutes={minutes}"])
+    with pytest.raises(SystemExit, match=f"^demo: --minutes: expected a number above 0, got {minutes}$"):
+        main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_fails_ends_the_demo_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    vader = example("demo", monkeypatch).vader
+    with pytest.raises(SystemExit, match=r"^demo: `vader scenes` failed \(exit code 1\); see above$"):
+        vader("scenes", tmp_path / "out", "--layout", "images", "--count", 0)
+    assert "vader: --count: expected at least 1" in capfd.readouterr().err

@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vader.datasets.example import Example, LabelledSet
-from vader.encoders import DenseEncoder, open_encoder
+from vader.encoders import DenseEncoder, fit, open_encoder
 from vader.errors import BadInput
 from vader.evaluate import evaluate
 from vader.evaluation.files import read_pictures
@@ -136,11 +137,22 @@ def test_void_alone_and_cells_that_do_not_fit_are_refused() -> None:
         square.train_probes(raw(12), pictures(2), 3, seeds=[0], config=SquareConfig())
 
 
-def test_transformers_and_others_have_their_rates() -> None:
-    config = SquareConfig()
-    rates = {"random:vit_tiny_patch16_224": 0.01, "random:resnet10t@last": 0.1, "random:resnet10t": 0.1, "rgb": 0.1}
+def test_transformers_and_others_have_their_rates(tmp_path: Path) -> None:
+    """By what they are: a transformer's patches may be as large as a CNN's deepest cells."""
+    config, large = SquareConfig(), tmp_path / "vit32.pth"
+    body = VisionTransformer(img_size=64, patch_size=32, embed_dim=64, depth=1, num_heads=1, num_classes=0)
+    torch.save(body.state_dict(), large)
+    rates = {
+        "random:vit_tiny_patch16_224": 0.01, f"dino:{large}": 0.01, "random:resnet10t@last": 0.1,
+        "random:resnet10t": 0.1, "random:resnet10t@stage:3": 0.1, "random-dense:test_resnet": 0.1, "rgb": 0.1,
+    }  # fmt: skip
     for spec, rate in rates.items():
-        assert config.rate(open_encoder(spec)) == rate, spec
+        encoder = open_encoder(spec)
+        assert config.rate(encoder) == rate, spec
+        known = None if spec == "rgb" else "transformer" if rate < 0.1 else "cnn"
+        assert encoder.facts.get("architecture") == known, spec
+    assert open_encoder(f"dino:{large}").stride == 32
+    assert config.rate(fit(open_encoder("random:test_vit@last:8"), [one.image for one in pictures(3)])) == 0.01
 
 
 def test_the_score_of_squares_is_that_of_a_confusion_made_by_hand() -> None:

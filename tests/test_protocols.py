@@ -14,7 +14,7 @@ WANTED = {
     "segmentation": [f"{d}-{e}" for d in ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
                      for e in ("linear/vader", "kmeans/vader", "linear/leopart")],
     "depth": ["nyu-linear/vader", "nyu-linear/dinov3", "rgbd-linear/vader"],
-    "neighbours": ["voc/hummingbird", "camvid/hummingbird", "folder/hummingbird"],
+    "neighbours": ["voc/hummingbird", "voc/hummingbird-full", "camvid/hummingbird", "folder/hummingbird"],
     "propagation": [f"davis/{e}" for e in ("timecycle-320", "timecycle-480", "crw", "dino", "dinov3", "uvc")]
     + ["camvid/dino", "camvid/timecycle-480"],
 }  # fmt: skip

@@ -12,6 +12,7 @@ import scipy.io
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from scipy.ndimage import label
 from test_scenes_encoding import close, void_by_loops
 from torchvision import datasets
 
@@ -139,9 +140,14 @@ def test_cityscapes(sets: Path, split: str, indices: list[int]) -> None:
         assert instance.mode in ("I", "I;16")
         car = one.classes == CLASSES.index("car")
         assert np.array_equal(values[~car], expected[~car])
-        pairs = set(zip(one.instances[car].tolist(), values[car].tolist(), strict=True))
+        pairs = {pair for pair in zip(one.instances[car].tolist(), values[car].tolist(), strict=True) if pair[1] != 26}
         numbers = sorted(value for _, value in pairs)
-        assert numbers == [26000 + k for k in range(len({number for number, _ in pairs}))]
+        assert numbers == [26000 + k for k in range(len(set(one.instances[car].tolist())))]
+        for number in set(one.instances[car].tolist()):  # its largest piece alone is numbered
+            parts, _ = label(one.instances == number)
+            largest = parts == 1 + np.bincount(parts.ravel())[1:].argmax()
+            assert (values[largest] >= 26000).all()
+            assert (values[(parts > 0) & ~largest] == 26).all()
 
 
 def painted(annotation: dict[str, Any], instances: bool) -> np.ndarray:
@@ -160,18 +166,16 @@ def painted(annotation: dict[str, Any], instances: bool) -> np.ndarray:
 def test_cityscapes_polygons_give_the_maps_back(tmp_path: Path) -> None:
     write(tmp_path / "cityscapes", "cityscapes", count=16, width=160, height=96, seed=5, workers=1,
           config=SceneConfig(setting="mixed"))  # fmt: skip
-    cars = 0
+    cars = pieces = 0
     for split in ("train", "val"):
         for _, (semantic, instance, annotation) in city(tmp_path, split, "semantic", "instance", "polygon"):
             assert np.array_equal(painted(annotation, False), np.asarray(semantic))
-            again, values = painted(annotation, True), np.asarray(instance).astype(int)
-            other = again != values  # the smaller pieces of a car, which have no number in polygons
-            assert (again[other] == 26).all()
-            assert (values[other] >= 26000).all()
-            shown = np.unique(values[values >= 26000])
-            assert all((again == number).any() for number in shown)
-            cars += len(shown)
+            values = np.asarray(instance).astype(int)
+            assert np.array_equal(painted(annotation, True), values)
+            cars += len(np.unique(values[values >= 26000]))
+            pieces += sum(one["label"] == "cargroup" for one in annotation["objects"])
     assert cars, "there was something to see"
+    assert pieces
     assert len({path.name for path in (tmp_path / "cityscapes" / "leftImg8bit").glob("*/*")}) == 3
 
 
@@ -336,6 +340,45 @@ def test_cocos_evaluation_finds_the_truth_perfect(sets: Path, capsys: pytest.Cap
 
 
 # --- All of them -----------------------------------------------------------------------------------------------------
+
+
+def test_cameras_json(sets: Path) -> None:
+    for layout in LAYOUTS:
+        told = json.loads((sets / layout / "cameras.json").read_text())["pictures"]
+        assert len(told) == COUNTS.get(layout, COUNT)
+        if layout == "nyu":
+            continue
+        ending = ".png" if layout == "cityscapes" else ".jpg"
+        found = {path.relative_to(sets / layout).as_posix() for path in (sets / layout).rglob(f"*{ending}")}
+        if layout == "cityscapes":
+            found = {name for name in found if name.startswith("leftImg8bit/")}
+        assert {name for name in found if "Annotations" not in name} == set(told)
+        for t, name in enumerate(sorted(told, key=lambda name: Path(name).name.split("_")[1:] or Path(name).name)):
+            if layout not in ("davis", "coco"):
+                one = frame(t, LAYOUTS[layout].setting).camera
+                assert told[name] == {"intrinsics": one.intrinsics.tolist(), "pose": one.pose.tolist()}
+    world = make_world(SceneConfig(), SEED, 0)
+    told = json.loads((sets / "davis" / "cameras.json").read_text())["pictures"]
+    pose = told["JPEGImages/480p/scene-0000/00017.jpg"]["pose"]
+    assert np.allclose(pose, world.camera(WIDTH, HEIGHT, 1.7).pose, atol=1e-12)
+    told = json.loads((sets / "coco" / "cameras.json").read_text())["pictures"]
+    assert told["val2017/000000000005.jpg"]["pose"] == frame(4).camera.pose.tolist()
+
+
+def test_nyu_depth_and_cameras_put_the_floor_at_height_0(sets: Path) -> None:
+    cameras = json.loads((sets / "nyu" / "cameras.json").read_text())["pictures"]
+    floor = 0
+    with h5py.File(sets / "nyu" / "nyu_depth_v2_labeled.mat") as file:
+        for i, name in enumerate(letters(file, "rawRgbFilenames")):
+            depth, labels = file["depths"][i].T, file["labels"][i].T
+            ground = labels - 1 == CLASSES.index("ground")
+            rows, columns = np.nonzero(ground & (depth < nyu.FARTHEST))
+            pixels = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))])
+            points = np.linalg.solve(np.array(cameras[name]["intrinsics"]), pixels) * depth[rows, columns]
+            world = np.array(cameras[name]["pose"]) @ np.concatenate([points, np.ones((1, len(rows)))])
+            assert (np.abs(world[2]) < 0.03).all()  # a rug lies on it
+            floor += int((np.abs(world[2]) < 1e-4).sum())
+    assert floor > 1000
 
 
 def test_scenes_json(sets: Path) -> None:

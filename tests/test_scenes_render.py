@@ -7,15 +7,17 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import get_args
 
 import numpy as np
 import pytest
 
+from vader.scenes import textures
 from vader.scenes.camera import look_at
 from vader.scenes.cast import Snapshot, cast_picture, cast_pixels, shadowed
 from vader.scenes.frame import CLASSES, KINDS, Frame
 from vader.scenes.render import render
-from vader.scenes.shapes import SHAPES, Shape, intersect, moved, normals, rotated
+from vader.scenes.shapes import Shape, intersect, moved, normals, rotated
 from vader.scenes.textures import noise
 from vader.scenes.world import SceneConfig, World, make_world
 
@@ -285,6 +287,20 @@ def test_noise_has_its_mean_and_deviation_and_no_seams() -> None:
     assert np.abs(noise(q + np.float32(1)) - found).mean() > 0.5
 
 
+def test_noise_of_many_points_is_read_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV refuses pictures of 32,767 rows and more, which a picture of 4096 x 4096 pixels would need."""
+    textures._noise(np.zeros((textures.BLOCK, 3), np.float32))  # a block is not refused
+    q = np.random.default_rng(0).uniform(-200, 200, (3000, 3)).astype(np.float32)
+    whole = noise(q)
+    sizes: list[int] = []
+    block = textures._noise
+    monkeypatch.setattr(textures, "BLOCK", 1024)
+    monkeypatch.setattr(textures, "_noise", lambda q: sizes.append(len(q)) or block(q))
+    np.testing.assert_array_equal(noise(q), whole)
+    assert sizes == [1024, 1024, 952]
+    assert noise(q[:0]).shape == (0,)
+
+
 def test_colours_move_with_their_surfaces() -> None:
     """A table with all its patterns, moved and turned along with camera and sun, looks as before."""
     here = make_world(SceneConfig(setting="landscape", kinds=("table", "house"), haze=0), 2, 0)
@@ -341,4 +357,4 @@ def test_a_camera_inside_of_nothing_sees_only_sky() -> None:
 
 
 def test_every_shape_is_tested() -> None:
-    assert {shape for shape, _ in SOLIDS + SHEETS} == set(SHAPES)
+    assert {shape for shape, _ in SOLIDS + SHEETS} == set(get_args(Shape))

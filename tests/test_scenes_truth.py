@@ -6,12 +6,11 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from pycocotools import mask as coco
-from scipy.ndimage import binary_fill_holes, label
 
 from vader.scenes.frame import Frame
 from vader.scenes.render import render
 from vader.scenes.shapes import intersect
-from vader.scenes.truth import boxes, flow, polygons, rle
+from vader.scenes.truth import boxes, flow, rle
 from vader.scenes.world import SceneConfig, World, make_world
 
 SIZE = 56
@@ -151,17 +150,6 @@ def test_run_lengths_are_cocos() -> None:
         assert packed["counts"] == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
         np.testing.assert_array_equal(coco.decode(packed), mask)
         assert all(type(count) is int for count in found["counts"] + found["size"])
-
-
-@NUMPY_2
-def test_polygons_cover_exactly_the_mask_without_its_holes() -> None:
-    for mask in masks():
-        found = polygons(mask)
-        parts, count = label(binary_fill_holes(mask), np.ones((3, 3)))
-        assert len(found) == count
-        if found:
-            drawn = coco.decode(coco.merge(coco.frPyObjects(found, *mask.shape)))
-            np.testing.assert_array_equal(drawn, parts > 0)
 
 
 def test_instances_keep_their_numbers_through_a_clip() -> None:

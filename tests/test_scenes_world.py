@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from vader.scenes import world as worlds
 from vader.scenes.frame import KINDS, Frame
 from vader.scenes.render import render
-from vader.scenes.world import SceneConfig, World, keypoint_names, make_world
+from vader.scenes.samples import processes, stills
+from vader.scenes.world import ATTEMPTS, SceneConfig, World, keypoint_names, make_world, moments
 
 
 @lru_cache(maxsize=32)
@@ -58,6 +60,42 @@ def test_clips_move_and_keep_objects_in_view() -> None:
         kept.append(len(before & set(np.unique(last.instances))) / max(1, len(before)))
     assert min(moved) > 0.2
     assert np.mean(kept) > 0.8
+
+
+def test_a_clips_camera_has_a_free_view_all_along() -> None:
+    """World 7 of this seed has one at both ends, and something before the camera in between."""
+    seed, times = 20_201_215, (0.0, 0.5, 1.0, 1.5, 2.0, 2.3)
+    assert sorted(set(moments(2.3))) == list(times)
+    assert set(moments(0.1)) == {0.0, 0.1, 2.0}
+    free = [[one.sees(one.camera(32, 32, t), t) for t in times] for one in
+            (make_world(SceneConfig(), seed, 7), make_world(SceneConfig(), seed, 7, moments(2.3)))]  # fmt: skip
+    assert free[0] == [True, False, False, False, True, True]
+    assert free[1] == [True] * 6
+    for index in (1, 2):
+        one, other = make_world(SceneConfig(), seed, index), make_world(SceneConfig(), seed, index, moments(2.3))
+        assert one.path.azimuth == other.path.azimuth, "a free world stays"
+
+
+@pytest.mark.parametrize(("free", "taken"), [({4: 1, 7: 1}, 7), ({4: 1, 11: 0}, 4), ({}, ATTEMPTS - 1), ({3: 2}, 3)])
+def test_of_blocked_worlds_the_last_least_blocked_one(
+    free: dict[int, int], taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`free` says at how many of two times each draw has a free view."""
+    made: list[World] = []
+    build = worlds.room
+    monkeypatch.setattr(worlds, "room", lambda *a: made.append(build(*a)) or made[-1])
+    monkeypatch.setattr(World, "sees", lambda self, camera, time: time < free.get(len(made) - 1, 0))
+    found = make_world(SceneConfig(setting="room", objects=(0, 0), clutter=(0, 0)), 0, 0, (0.0, 1.0))
+    assert found is made[taken]
+    assert len(made) == (4 if 2 in free.values() else ATTEMPTS)
+
+
+def test_other_processes_render_the_same() -> None:
+    with processes(2) as over:
+        spread = stills(SceneConfig(), 3, 5, 32, 32, over)
+    for one, other in zip(stills(SceneConfig(), 3, 5, 32, 32), spread, strict=True):
+        np.testing.assert_array_equal(one.image, other.image)
+        np.testing.assert_array_equal(one.depth, other.depth)
 
 
 def test_the_config_does_what_it_says() -> None:

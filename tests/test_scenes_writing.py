@@ -66,6 +66,7 @@ def test_the_same_seed_gives_the_same_bytes(layout: str, tmp_path: Path) -> None
         ({"layout": "davis", "count": 1}, "--count: expected at least 2 for davis, got 1"),
         ({"width": 31}, "--size: expected 32 to 4096 px a side, got 64x31"),
         ({"height": 4097}, "--size: expected 32 to 4096 px a side, got 4097x96"),
+        ({"seed": -1}, "--seed: expected 0 or more, got -1"),
         ({"workers": 0}, "--workers: expected at least 1, got 0"),
     ],
 )
@@ -132,6 +133,7 @@ def test_the_command_and_two_workers(tmp_path: Path) -> None:
         (["--size", "five"], "--size: expected HxW in pixels, such as 480x640, got 'five'"),
         (["--size=-64x64"], "--size: expected HxW"),
         (["--size", "0x0"], "--size: expected 32 to 4096"),
+        (["--seed=-1"], "--seed: expected 0 or more, got -1"),
         (["--count=-1"], "--count: expected at least 1"),
         (["--set", "fog=1"], "--set: fog: Extra inputs are not permitted"),
         (["--set", "setting=attic"], "--set: setting: "),
@@ -151,12 +153,35 @@ def test_an_unknown_layout_is_wrong_usage(tmp_path: Path) -> None:
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(BadInput, match=f"expected a new or empty folder, {tmp_path}/mine is not empty"):
+    with pytest.raises(BadInput, match=f"^OUT: expected a new or empty folder, {tmp_path}/mine is not empty"):
         write(tmp_path / "mine", "voc", count=2)
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["years of work"]
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", "images", count=1, width=32, height=32)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+@pytest.mark.parametrize("place", ["n" * 256, "deep/er/" + "n" * 256, "ü" * 128, "file/x"])
+def test_a_place_that_cannot_be_is_told_and_leaves_nothing(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"^OUT: cannot write to .*; choose another place"):
+        write(tmp_path / place, "images", count=1, width=32, height=32)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "ü" * 127])
+def test_the_longest_names_are_taken(name: str, tmp_path: Path) -> None:
+    write(tmp_path / name, "images", count=1, width=32, height=32)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_failure_takes_the_folders_above_along(tmp_path: Path) -> None:
+    nothing = SceneConfig(objects=(0, 0))
+    (tmp_path / "mine").mkdir()
+    for place in ("deep/er/out", "mine/er/out"):
+        with pytest.raises(BadInput, match="worlds without any"):
+            write(tmp_path / place, "davis", count=2, width=32, height=32, config=nothing, workers=1)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

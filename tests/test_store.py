@@ -47,6 +47,27 @@ def test_a_store_gives_back_what_it_got(limit: int, tmp_path: Path) -> None:
     assert budget.held == 0
 
 
+def test_what_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    says = rf"{tmp_path}: expected room for about 1000000\.0 GB .* GB are free; .*--memory"
+    budget = Budget(500)
+    with Store(budget, tmp_path, expected=10**12) as store, pytest.raises(BadInput, match=says):
+        store.append(np.zeros(1000, np.uint8))
+    assert (budget.spilled, budget.held) == (0, 0)
+    # The first is small; when the memory is full, the others have shown how large they are.
+    with Store(budget, tmp_path, expected=5 * 10**12) as store:
+        store.append(np.zeros(0, np.uint8))
+        store.append(np.zeros(400, np.uint8))
+        with pytest.raises(BadInput, match=rf"about {5000 * 600 / 3:.1f} GB".replace(".", r"\.")):
+            store.append(np.zeros(200, np.uint8))
+    assert (budget.spilled, budget.held) == (0, 0)
+    with Store(budget, tmp_path, expected=4) as store:
+        for i in range(4):
+            store.append(np.full(300, i, np.uint8))
+        assert [one.sum() for one in store] == [0, 300, 600, 900]
+    with Store(Budget(10**9), tmp_path, expected=10**5) as store:
+        store.append(np.zeros(1000, np.uint8))  # all fit in memory
+
+
 def test_memory_stays_below_the_limit_on_data_ten_times_larger(tmp_path: Path) -> None:
     """What Python holds and what the budget counts; a batch of features may come on top."""
     encoder = DenseEncoder("wide", 4, 64, lambda x: x[:, :1, ::4, ::4].repeat(1, 64, 1, 1))

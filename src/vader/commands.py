@@ -238,6 +238,7 @@ def scenes(
     out: Path, layout: str, count: int, size: str, seed: int, settings: list[str], workers: int | None, quiet: bool
 ) -> dict[str, Any]:
     """Render a data set; see `vader scenes --help`."""
+    from vader.predict import to_stderr
     from vader.scenes import layouts
     from vader.scenes.world import SceneConfig
 
@@ -251,7 +252,7 @@ def scenes(
         raise BadInput(f"--set: {explain(error)}") from None
     return layouts.write(
         out, layout, count=count, width=width, height=height, seed=seed, config=config, workers=workers,
-        say=None if quiet else layouts.to_stderr,
+        say=None if quiet else to_stderr,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from vader import report as reports
 from vader.errors import BadInput
-from vader.evaluation.files import read_pictures
+from vader.evaluation.files import PICTURES, read_pictures
 from vader.evaluation.results import difference_table, differences, resampled
 from vader.report import Report
 from vader.runtime import make_folder, write_atomic
@@ -34,7 +34,7 @@ def compare(folders: Sequence[str | Path]) -> Report:
     compared: list[bool] = []
     for place, one in zip(places, found, strict=True):
         known: Any = one.facts.get("encoders", {})
-        for row, mine in zip(one.tables[0].rows, read_pictures(place if place.is_dir() else place.parent), strict=True):
+        for row, mine in zip(one.tables[0].rows, _pictures(place, one), strict=True):
             same = [i for i, other in enumerate(rows) if other.name == row.name]
             if any(rows[i].cells == row.cells and np.array_equal(pictures[i], mine, equal_nan=True) for i in same):
                 continue  # the same thing in several reports: chance, a first mask copied
@@ -65,7 +65,21 @@ def _differences(rows: Sequence[Row], pictures: Sequence[Any], table: Table, one
     scale = 100.0 if column.unit == "%" else 1.0
     means = [(row.cells[0].mean or 0.0) / scale for row in rows]
     found = differences([row.name for row in rows], means, draws, scale)
-    return difference_table(column, found, pictures[0].shape[1])
+    data: Any = one.facts["data"]
+    return difference_table(column, found, pictures[0].shape[1], str(data.get("set", "")))
+
+
+def _pictures(place: Path, one: Report) -> list[np.ndarray]:
+    """Each row's numbers of pictures. Raises BadInput for a file that does not belong to the report."""
+    folder = place if place.is_dir() else place.parent
+    found = read_pictures(folder)
+    rows = len(one.tables[0].rows)
+    if len(found) != rows or min((each.ndim for each in found), default=0) < 2:
+        raise BadInput(
+            f"{folder / PICTURES}: expected an array for each of the {rows} rows of report.json, got {len(found)} of "
+            f"shapes {', '.join(str(each.shape) for each in found) or 'none'}; evaluate anew"
+        )
+    return found
 
 
 def _check(place: Path, one: Report, first_place: Path, first: Report) -> None:
@@ -99,14 +113,20 @@ def _facts(places: Sequence[Path], found: Sequence[Report]) -> dict[str, Any]:
 
 
 def write_comparison(comparison: Report, out: Path) -> Path:
-    """A table in the form that the file's ending asks for: .md, .json or .html. Raises BadInput for another."""
+    """A table in the form that the file's ending asks for: .md (without an ending, too), .json or .html.
+
+    Raises BadInput for another.
+    """
     forms = {
         ".md": lambda: reports.to_text(comparison),
         ".json": lambda: json.dumps(reports.to_json(comparison), indent=2, ensure_ascii=False) + "\n",
         ".html": lambda: reports.to_html(comparison),
     }
+    forms[""] = forms[".md"]
+    if out.is_dir():
+        raise BadInput(f"--out: expected a file for the table, {out} is a folder; name a file in it")
     if out.suffix not in forms:
-        raise BadInput(f"--out: expected a file ending in {', '.join(forms)}, got {out}")
+        raise BadInput(f"--out: expected a file ending in {', '.join(filter(None, forms))}, got {out}")
     text = forms[out.suffix]()
     make_folder(out.parent)
     write_atomic(out, text)

@@ -11,7 +11,7 @@ import numpy as np
 from vader import report as reports
 from vader.encoders import DenseEncoder, open_encoders
 from vader.errors import BadInput
-from vader.evaluation.exams import EXAMS, sit
+from vader.evaluation.exams import EXAMS, check_few, sit, try_out
 from vader.evaluation.files import (
     folder_names,
     new_folder,
@@ -64,8 +64,8 @@ def evaluate(
     a score.
 
     Raises BadInput for words that name nothing, data that is not as its layout says, features that are not finite and
-    an `out` that is not empty, all but the features' before the first picture is encoded. Nothing is left then, nor by
-    Ctrl-C.
+    an `out` that is not empty, all before the first encoder sits, but for features that are not finite of some
+    pictures alone. Nothing is left then, nor by Ctrl-C.
     """
     started = time.monotonic()
     chosen = find_protocol(task, protocol)
@@ -76,13 +76,15 @@ def evaluate(
     if data is None and exam.needs_data:
         raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
     material = exam.open(chosen, Path(data or "."))
+    check_few(chosen, material)
     opened = open_encoders(encoders, device, weights)
     folders = folder_names([one.name for one in opened])
     if len(folders) < len(opened):
         raise BadInput(
             f"expected each encoder once, got {', '.join(one.name for one in opened)}; give them other names"
         )
-    seeds = [seed + trial for trial in range(trials if exam.seeded else 1)]
+    settled = exam.settled(chosen, material)
+    seeds = [seed + trial for trial in range(trials if exam.seeded and not settled else 1)]
     budget = Budget(limit)
     plan = Plan(seeds, budget, batch, device, scratch, say)
     with new_folder(Path(out)) as folder:
@@ -96,14 +98,24 @@ def evaluate(
 
             return keep
 
+        try_out(opened, chosen, material)
         results = exam.baselines(chosen, material, plan, keeper)
         results += [sit(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
         facts = _facts(results, chosen, material, seeds, budget, started)
         tables, groups = exam.pages(results, chosen, material, folder, folders)
         page = make_report(results, chosen, material, tables, groups, facts)
+        if settled:
+            page = _noted(page, settled)
         write_pictures(folder, results)
         reports.write(page, folder, text="report.md")
     return Evaluation(page, Path(out), tuple(results))
+
+
+def _noted(page: Report, note: str) -> Report:
+    """The report with a sentence more under its first table."""
+    first, *others = page.tables
+    first = first.model_copy(update={"note": f"{first.note} {note}".strip()})
+    return page.model_copy(update={"tables": (first, *others)})
 
 
 def _check(encoders: Sequence[str | DenseEncoder], trials: int, batch: int) -> None:
@@ -126,6 +138,8 @@ def _facts(
     facts["encoders"] = {one.name: one.facts for one in results}
     facts["seconds"] = {one.name: {phase: round(s, 2) for phase, s in one.seconds.items()} for one in results}
     facts["skipped pictures"] = {one.name: one.skipped for one in results}
+    if results[0].pixels:
+        facts["depth pixels of val"] = results[0].pixels
     facts["features, MB"] = {
         "limit": round(budget.limit / 1e6), "most in memory": round(budget.most / 1e6, 3),
         "written to a file": round(budget.spilled / 1e6, 3),

@@ -200,16 +200,19 @@ def removed_if_empty(folder: Path) -> Iterator[None]:
         raise
 
 
-def prepare_output(folder: Path) -> None:
-    """Make an empty output folder, or raise BadInput saying why it cannot be one."""
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--out: expected a folder, {folder} is a file; choose another name")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise BadInput(f"--out: expected a new or empty folder, {folder} is not empty; choose another or remove it")
-    make_folder(folder)
+def prepare_output(folder: Path, argument: str = "--out") -> None:
+    """Make an empty output folder, or raise BadInput saying why the argument's cannot be one."""
+    with suppress(OSError):  # a folder that may not be read, a name too long: `make_folder` says so
+        if folder.exists() and not folder.is_dir():
+            raise BadInput(f"{argument}: expected a folder, {folder} is a file; choose another name")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise BadInput(
+                f"{argument}: expected a new or empty folder, {folder} is not empty; choose another or remove it"
+            )
+    make_folder(folder, argument)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, argument: str = "--out") -> None:
     """Make a folder unless it is there, or raise BadInput if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +220,7 @@ def make_folder(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise BadInput(f"--out: cannot write to {folder} ({error.strerror}); choose another place") from None
+        raise BadInput(f"{argument}: cannot write to {folder} ({error.strerror}); choose another place") from None
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

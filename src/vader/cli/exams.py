@@ -122,7 +122,7 @@ def compare(
     reports
         Folders that `vader evaluate` made.
     out
-        File for the table: .md, .json or .html.
+        File for the table: .md, .json or .html; Markdown without an ending.
     json_
         Print the table as JSON.
     """

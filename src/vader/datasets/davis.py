@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 
 from vader.datasets.example import VOID, Example, LabelledSet
 from vader.datasets.files import find_root, read_lines
+from vader.datasets.turned import check_turned, turned_like
 from vader.errors import BadInput
 from vader.images.decode import decode, decode_values, image_size
 from vader.images.encode import colour_map, palette_png
@@ -69,6 +70,8 @@ class DavisClip:
         for path in (*self.pictures, *self.truths):
             width, height = image_size(path)
             self._same_size((height, width), path)
+        for pair in zip(self.pictures, self.truths, strict=False):
+            check_turned(*pair)
         _ = self.first
 
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -83,7 +86,8 @@ class DavisClip:
         """
         if t >= len(self.truths):
             raise BadInput(f"{self.name}: expected a mask of frame {t}, got {len(self.truths)} masks; {HOW}")
-        values = self._sized(decode_values(self.truths[t]), self.truths[t])
+        values = turned_like(self.pictures[t], self.truths[t], decode_values(self.truths[t]))
+        values = self._sized(values, self.truths[t])
         if (top := int(values.max())) > VOID:
             raise BadInput(
                 f"{self.truths[t]}: expected at most {VOID - 1} objects and {VOID} for void, got label {top}; "

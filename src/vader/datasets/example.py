@@ -22,7 +22,8 @@ class Example:
     """One picture with its truth.
 
     `name` is unique within its split and may contain '/'; predictions are filed under it. `labels` are the classes as
-    exams count them, 0..K-1, or `VOID`. `depth` is in metres, 0 where it is unknown.
+    exams count them, 0..K-1, or `VOID`. `depth` is in metres, 0 where it is unknown, nan where the file has a number
+    that is not finite.
     """
 
     name: str
@@ -49,7 +50,8 @@ class LabelledSet(Sequence):  # without [Example]: tests' type checks would read
 
     `classes` are the names of ids 0..K-1, none for depth. `files` are all that the split reads. `scored` are the
     classes that the headline mean is over, () for all that occur. `picture` reads example i's picture alone; `note`
-    says in a line what a reader of the numbers must know of the labels or the split.
+    says in a line what a reader of the numbers must know of the labels or the split. `pictures` are where each
+    example's picture lies; one within a file has its name beneath that file's.
     """
 
     name: str
@@ -62,6 +64,7 @@ class LabelledSet(Sequence):  # without [Example]: tests' type checks would read
     scored: tuple[int, ...] = ()
     picture: Callable[[int], np.ndarray] | None = None
     note: str = ""
+    pictures: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Integer, UInt8
 
 from vader.datasets.example import VOID, Example, LabelledSet
+from vader.datasets.turned import turned_like
 from vader.errors import BadInput
 from vader.images.decode import decode, decode_values
 
@@ -189,7 +190,7 @@ class PairReader:
 
     def __call__(self, i: int) -> Example:
         name, source, image = self.pairs.names[i], self.pairs.truths[i], self.picture(i)
-        values = decode_values(source)
+        values = turned_like(self.pairs.pictures[i], source, decode_values(source))
         if image.shape[:2] != values.shape:
             (h, w), (height, width) = image.shape[:2], values.shape
             raise BadInput(
@@ -217,8 +218,9 @@ def labelled(
     reader = PairReader(pairs, table)
     files = (*lists, *pairs.pictures, *pairs.truths)
     return LabelledSet(
-        kind, root, split, tuple(classes), pairs.names, reader, files, scored, picture=reader.picture, note=note
-    )
+        kind, root, split, tuple(classes), pairs.names, reader, files, scored, picture=reader.picture, note=note,
+        pictures=pairs.pictures,
+    )  # fmt: skip
 
 
 def with_depth(
@@ -227,4 +229,6 @@ def with_depth(
     """A set of pictures with depth files; `lists` are the other files that were read."""
     reader = PairReader(pairs)
     files = (*lists, *pairs.pictures, *pairs.truths)
-    return LabelledSet(kind, root, split, (), pairs.names, reader, files, picture=reader.picture, note=note)
+    return LabelledSet(
+        kind, root, split, (), pairs.names, reader, files, picture=reader.picture, note=note, pictures=pairs.pictures
+    )

@@ -86,6 +86,7 @@ def _open_mat(kind: str, root: Path, split: str, depths: str) -> LabelledSet:
         (root / MAT, root / SPLITS),
         picture=reader.picture,
         note=f"depth: {depths}",
+        pictures=tuple(root / MAT / name for name in names),
     )
 
 
@@ -114,8 +115,8 @@ def _turned(values: np.ndarray) -> np.ndarray:
 
 
 def _known(depth: np.ndarray) -> Float32[np.ndarray, "H W"]:
-    """Depth with 0 for whatever is none: NaN, infinity, negative numbers."""
-    return np.where(np.isfinite(depth) & (depth > 0), depth, 0).astype(np.float32)
+    """Depth with 0 for negative numbers and nan for infinity, so that what is damaged can be told from holes."""
+    return np.where(np.isfinite(depth), np.maximum(depth, 0), np.nan).astype(np.float32)
 
 
 @contextmanager

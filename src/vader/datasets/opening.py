@@ -1,5 +1,6 @@
 """A kind of labelled set and its folder -> the set."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,3 +35,27 @@ def open_labelled(kind: str, root: Path, split: str) -> LabelledSet:
         return KINDS[kind](Path(root), split)
     except OSError as fault:
         raise BadInput(f"cannot read {fault.filename or root}: {fault.strerror or fault}") from fault
+
+
+def open_splits(kind: str, root: Path) -> tuple[LabelledSet, LabelledSet]:
+    """The "train" and the "val" split, for an exam. Raises what `open_labelled` and `check_apart` raise."""
+    train, val = (open_labelled(kind, root, split) for split in ("train", "val"))
+    check_apart(train, val)
+    return train, val
+
+
+def check_apart(train: LabelledSet, val: LabelledSet) -> None:
+    """Raises `BadInput` for a picture of both splits, whatever names and links lead to it."""
+    known = {os.path.realpath(path): name for path, name in zip(train.pictures, train.names, strict=True)}
+    both = [
+        (known[place], name, place)
+        for path, name in zip(val.pictures, val.names, strict=True)
+        if (place := os.path.realpath(path)) in known
+    ]
+    if both:
+        mine, other, place = both[0]
+        more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
+        raise BadInput(
+            f"{val.root}: {mine} of the train split and {other} of the val split are one picture, {place}{more}, which "
+            "would be learnt from and scored on; keep it in one split"
+        )

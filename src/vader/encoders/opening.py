@@ -128,7 +128,8 @@ def _read_ours(
     if not isinstance(network, DenseNetwork):
         raise BadInput(f"{name}: expected of MoCo's network a variant of its encoder, got @dense; it has no decoder")
     network = network.to(device)
-    facts |= {"network": network.config.encoder, "variant": "dense", **normalisation(network.encoder)}
+    facts |= {"network": network.config.encoder, "architecture": "cnn", "variant": "dense"}
+    facts |= normalisation(network.encoder)
     return DenseEncoder(name, STRIDE, network.config.dim, on_device(network.features, device), facts=facts)
 
 
@@ -138,6 +139,7 @@ def _read_transformer(
     if variant not in (None, "last"):
         raise BadInput(f"{name}: expected @last of a transformer, which has one resolution, got @{variant}")
     network = network.eval().to(device)
-    facts = {**facts, "network": network.name, "variant": "last", **normalisation(network)}
+    facts = {**facts, "network": network.name, "architecture": "transformer", "variant": "last"}
+    facts |= normalisation(network)
     read = on_device(lambda images: network(edge_padded(images, network.patch)).float(), device)
     return DenseEncoder(name, network.patch, network.channels, read, facts=facts)

@@ -31,7 +31,7 @@ def read_cnn(
     Raises BadInput for another variant.
     """
     encoder = encoder.eval().to(device)
-    facts = {**facts, "network": encoder.name, "variant": variant, **normalisation(encoder)}
+    facts = {**facts, "network": encoder.name, "architecture": "cnn", "variant": variant, **normalisation(encoder)}
     if variant == "hypercolumn":
         stride, channels = STRIDE, sum(encoder.channels)
         read: Callable[[Tensor], Tensor] = lambda images: hypercolumn(encoder, images)  # noqa: E731

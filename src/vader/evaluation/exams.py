@@ -1,12 +1,16 @@
 """What sitting each kind of protocol is made of, and one encoder's way through it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vader.datasets.opening import open_labelled
+import numpy as np
+from torch import Tensor
+
+from vader.datasets.opening import open_splits
 from vader.encoders import DenseEncoder, fit
+from vader.errors import BadInput
 from vader.evaluation.clip_pages import clip_pages
 from vader.evaluation.clips import copied, open_clips, sit_clips
 from vader.evaluation.label_pages import class_charts, class_tables, example_groups
@@ -14,11 +18,12 @@ from vader.evaluation.material import Material
 from vader.evaluation.pair_pages import pair_pages
 from vader.evaluation.pair_sets import open_pairs
 from vader.evaluation.pairs import match_pairs, pair_baselines
-from vader.evaluation.patchwork import clustered, nearest_neighbours
+from vader.evaluation.patchwork import clustered, nearest_neighbours, settled
 from vader.evaluation.published import binned_depth, open_squares, square_segmentation
 from vader.evaluation.results import Result
 from vader.evaluation.sitting import Keep, Plan, Sets, linear_depth, linear_segmentation
 from vader.exams.clusters import ClustersProtocol
+from vader.exams.features import Overflow, extract, lost_in_half
 from vader.exams.matching.protocols import (
     KeypointsProtocol,
     PosedProtocol,
@@ -28,8 +33,11 @@ from vader.exams.matching.protocols import (
 from vader.exams.neighbours import NeighboursProtocol
 from vader.exams.propagation.exam import ClipExam
 from vader.exams.protocols import BinnedDepth, LinearDepth, LinearSegmentation, SquareSegmentation
+from vader.exams.square import check_stride
 from vader.report import Group
 from vader.tables import Table
+
+TRIED = 4  # pictures on which storage in float16 is judged
 
 
 def no_rows(protocol: Any, material: Any, plan: Plan, keeper: Callable[[str], Keep]) -> list[Result]:
@@ -45,7 +53,8 @@ class Exam:
     result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders)` makes further tables
     and figures; `baselines(protocol, material, plan, keeper)` the rows without an encoder, where
     `keeper(name)` is the `keep` of a row. Where nothing is drawn at random `seeded` is False, and there is one trial
-    however many are asked for. `needs_data`: whether there has to be a root.
+    however many are asked for; `settled(protocol, material)` says why if that is so of some protocols on some data.
+    `needs_data`: whether there has to be a root.
     """
 
     open: Callable[[Any, Path], Any]
@@ -53,12 +62,13 @@ class Exam:
     pages: Callable[..., tuple[list[Table], list[Group]]]
     baselines: Callable[..., list[Result]] = no_rows
     seeded: bool = True
+    settled: Callable[[Any, Any], str] = lambda protocol, material: ""
     needs_data: bool = True
 
 
 def open_sets(protocol: Any, root: Path) -> Sets:
     """The two splits of the protocol's data set."""
-    return Sets(*(open_labelled(protocol.data, root, split) for split in ("train", "val")))
+    return Sets(*open_splits(protocol.data, root))
 
 
 def label_pages(
@@ -81,7 +91,7 @@ EXAMS: dict[type, Exam] = {
     LinearDepth: _of_labels(linear_depth),
     SquareSegmentation: Exam(open_squares, square_segmentation, label_pages),
     BinnedDepth: _of_labels(binned_depth),
-    NeighboursProtocol: _of_labels(nearest_neighbours),
+    NeighboursProtocol: Exam(open_sets, nearest_neighbours, label_pages, settled=settled),
     ClustersProtocol: _of_labels(clustered),
     ClipExam: Exam(open_clips, sit_clips, clip_pages, copied, seeded=False),
     WarpProtocol: _MATCH,
@@ -94,9 +104,57 @@ EXAMS: dict[type, Exam] = {
 def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, keep: Keep) -> Result:
     """The encoder's result; `keep` is called with the first trial's prediction of every picture that is scored.
 
+    Features are kept in float16, where the protocol says so, only if that does them no harm: some pictures decide for
+    all, and one that overflows later lets the encoder sit again. The result's facts say which it was.
+
     Raises BadInput for features that are not finite and for a train split without a single labelled pixel.
     """
     plan.seconds = {}
+    take = EXAMS[type(protocol)].sit
     with plan.timed("fitting"):
         encoder = fit(encoder, material.pictures)
-    return EXAMS[type(protocol)].sit(encoder, protocol, material, plan, keep)
+    if getattr(protocol, "features", "float32") != "float16":
+        return take(encoder, protocol, material, plan, keep)
+    with plan.timed("fitting"):
+        lost = lost_in_half(_some_maps(encoder, material.pictures))
+    if not lost:
+        try:
+            return take(_told(encoder, "float16"), protocol, material, plan, keep)
+        except Overflow:
+            lost = "overflow"
+    wider = replace(protocol, features="float32")
+    return take(_told(encoder, f"float32: float16 would {lost}"), wider, material, plan, keep)
+
+
+def _some_maps(encoder: DenseEncoder, pictures: Sequence) -> Iterator[Tensor]:
+    """Of pictures all over the split, one after the other; which they are depends on nothing else."""
+    for i in np.unique(np.linspace(0, len(pictures) - 1, TRIED).astype(int)):
+        yield from extract(encoder, [pictures[int(i)]])
+
+
+def _told(encoder: DenseEncoder, features: str) -> DenseEncoder:
+    return replace(encoder, facts=encoder.facts | {"features": features})
+
+
+def try_out(encoders: Sequence[DenseEncoder], protocol: Any, material: Material) -> None:
+    """Let every encoder encode one picture, so that a broken one is told before the first sits for an hour.
+
+    Raises BadInput for features that are not finite, and a stride that the protocol has no use for.
+    """
+    picture = material.pictures[0]
+    for encoder in encoders:
+        if isinstance(protocol, SquareSegmentation):
+            check_stride(encoder, protocol.probe)
+        while encoder.unfitted is not None:
+            encoder = encoder.unfitted
+        extract(encoder, [picture])
+
+
+def check_few(protocol: Any, material: Any) -> None:
+    """Raises BadInput if the protocol's labelled pictures are more than there are."""
+    few = getattr(protocol, "few", None)
+    if few and (few.pictures or 0) > (count := len(material.train)):
+        raise BadInput(
+            f"--protocol {protocol.name}: expected up to {count} labelled pictures, as many as the train split of "
+            f"{material.name} in {material.train.root} has, got {few.pictures}; ask for fewer, or a share such as 10%"
+        )

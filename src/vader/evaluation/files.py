@@ -4,11 +4,15 @@ Axes: H W pixels.
 """
 
 import errno
+import fcntl
+import glob
 import io
 import os
 import re
 import shutil
 import signal
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +43,11 @@ def new_folder(out: Path) -> Iterator[Path]:
         prepare_output(out)
         temporary = out.with_name(f".{out.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
+        _remove_leftovers(out)
         temporary.mkdir()
         try:
-            yield temporary
+            with _locked(temporary):
+                yield temporary
             temporary.replace(out)
         except OSError as error:  # a write does not say where there is no room, an opening calls it by a hidden name
             if error.errno in NO_ROOM and str(error.filename or temporary).startswith(str(temporary)):
@@ -49,6 +55,52 @@ def new_folder(out: Path) -> Iterator[Path]:
             raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether, within the block, this process alone has the folder's lock, which ends with the process however it dies.
+
+    False, too, on a file system that does not lock folders.
+    """
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except OSError:
+        mine = False
+    try:
+        yield mine
+    finally:
+        os.close(number)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed processes left of reports of this name.
+
+    A process of another machine, or of another container, has a number that says nothing here: its lock does.
+    """
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
+        number = path.name.rpartition(".")[2]
+        if path.name != f".{out.name}.{number}" or not re.fullmatch(r"[0-9]+", number) or _lives(int(number)):
+            continue
+        with _locked(path) as abandoned:
+            if abandoned and path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's
+    return True
 
 
 @contextmanager
@@ -112,10 +164,10 @@ def write_pictures(folder: Path, results: Sequence[Result]) -> None:
 
 
 def read_pictures(folder: Path) -> list[np.ndarray]:
-    """What `write_pictures` wrote. Raises BadInput for a folder without it."""
+    """What `write_pictures` wrote. Raises BadInput for a folder without it and for a damaged file."""
     path = folder / PICTURES
     try:
-        with np.load(path, allow_pickle=False) as found:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:  # np.load leaves a damaged one open
             return [found[str(i)] for i in range(len(found.files))]
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error):
         raise BadInput(f"{path}: expected what `vader evaluate` wrote beside report.json; evaluate anew") from None

@@ -28,7 +28,7 @@ def make_report(
         means = [float(np.mean(one.values[headline])) for one in compared]
         draws = [resampled(one.pictures, getattr(material, "scored", ())) for one in compared]
         pairs = differences([one.name for one in compared], means, draws, headline.scale)
-        found.append(difference_table(headline.column, pairs, results[0].pictures.shape[1]))
+        found.append(difference_table(headline.column, pairs, results[0].pictures.shape[1], material.name))
     trials = len(results[0].values[headline])
     lead = f"{material.lead()} {trials} trial{'s' if trials > 1 else ''}. The encoders are frozen."
     return Report(

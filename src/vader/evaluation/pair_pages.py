@@ -15,7 +15,7 @@ from vader import draw
 from vader.errors import UnreadableImage
 from vader.evaluation.pair_sets import PairSet
 from vader.evaluation.pairs import PairResult
-from vader.exams.matching import MatchProtocol, ceiling, chance
+from vader.exams.matching import MatchProtocol, ScenesProtocol, ceiling, chance
 from vader.images.encode import jpeg
 from vader.report import Figure, Group
 from vader.runtime import write_atomic
@@ -36,7 +36,11 @@ def pair_pages(
     for one in results:
         if one.matches is not None and one.name in folders:
             write_matches(folder / "predictions" / f"{folders[one.name]}{ENDING}", one, material)
-    tables = [group_table(results, protocol, material), *stride_table(results, protocol, material)]
+    # By angle, all thresholds: with it some answers get coarse and others wrong.
+    shown = protocol.thresholds if isinstance(protocol, ScenesProtocol) else (protocol.headline,)
+    tables = [group_table(results, protocol, material, threshold) for threshold in shown]
+    tables[1:] = [one.model_copy(update={"note": ""}) for one in tables[1:]]  # said once
+    tables += stride_table(results, protocol, material)
     return tables, _pictures(results, protocol, material)
 
 
@@ -57,18 +61,20 @@ def write_matches(path: Path, result: PairResult, material: PairSet) -> None:
 # --- Tables --------------------------------------------------------------------------------------------------------
 
 
-def group_table(results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet) -> Table:
+def group_table(results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet, threshold: float) -> Table:
     """A row a class, an angle or a distance, a column an encoder; means over the pairs of the group."""
-    head = protocol.thresholds.index(protocol.headline)
+    column = protocol.thresholds.index(threshold)
     known = _known(results)
     group = {int(i): material.truth(int(i)).group for i in np.flatnonzero(known)}
     columns = tuple(Column(name=one.name, unit="%", digits=1) for one in results)
     rows = []
     for name in material.groups:
         mine = [i for i, of in group.items() if of == name]
-        cells = tuple(Cell(mean=100 * float(np.mean(_shares(one)[mine, head]))) if mine else Cell() for one in results)
+        cells = tuple(
+            Cell(mean=100 * float(np.mean(_shares(one)[mine, column]))) if mine else Cell() for one in results
+        )
         rows.append(Row(name=name, note=f"{len(mine)} pairs", cells=cells))
-    title = f"{protocol.measure(protocol.headline)} by {material.by}"
+    title = f"{protocol.measure(threshold)} by {material.by}"
     note = "Means over pairs."
     if absent := int((~known[: material.counted]).sum()):
         note += f" {absent} of {material.counted} pairs show no point twice, or too few, and were left out."

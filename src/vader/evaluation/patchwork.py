@@ -12,39 +12,63 @@ from typing import Any
 import numpy as np
 
 from vader.encoders import DenseEncoder
-from vader.evaluation.results import Measure, Result
+from vader.evaluation.results import Result
 from vader.evaluation.sitting import MIOU, Keep, Plan, Sets, encoded, labelled, segmentation_result
 from vader.exams import clusters, neighbours
+from vader.exams.search import BUDGET, least_budget, tile
 from vader.exams.segmentation import SegmentationScore
 from vader.exams.store import Maps, Store, fill
 from vader.metrics import confusion, hungarian_miou
 
 # --- Neighbours ----------------------------------------------------------------------------------------------------
 
-HUNGARIAN = Measure("mIoU, Hungarian", "%", "higher", 1, 100)
-
 
 def nearest_neighbours(
     encoder: DenseEncoder, protocol: neighbours.NeighboursProtocol, sets: Sets, plan: Plan, keep: Keep
 ) -> Result:
-    """Hummingbird: a memory a seed; one for all of them where it holds every patch and so depends on no seed."""
-    classes, stride = len(sets.train.classes), encoder.stride
+    """Hummingbird: a memory a seed; one, and one trial, where it holds every patch and so depends on no seed.
+
+    Search takes its share of the plan's memory, at most 256 MiB. Raises BadInput if that is too little for any search.
+    """
+    classes, stride, budget = len(sets.train.classes), encoder.stride, plan.budget
+    tile(1, encoder.channels, protocol.neighbours, budget.limit)  # now, not after the train split
+    share = max(least_budget(encoder.channels, protocol.neighbours), min(BUDGET, budget.limit // 4))
     with ExitStack() as stack:
-        with plan.timed("memory"):
+        with plan.timed("memory"), budget.reserved(share):
             memories = [stack.enter_context(one) for one in _memories(encoder, protocol, sets, plan)]
+        left = min(BUDGET, budget.limit - budget.held) if plan.device == "cpu" else BUDGET  # else of the device's own
         with plan.timed("val"):
             scores = neighbours.score_neighbours(
-                memories, labelled(encoder, protocol, sets, plan), classes, stride, protocol, device=plan.device,
-                watch=lambda i, found: keep(sets.val.names[i], found[0]),
+                memories, labelled(encoder, protocol, sets, plan), classes, stride, protocol, budget=left,
+                device=plan.device, watch=lambda i, found: keep(sets.val.names[i], found[0]),
             )  # fmt: skip
-    if len(memories) == 1:
-        scores = scores * len(plan.seeds)
     found = segmentation_result(encoder, scores, sets, plan)
-    matched = {HUNGARIAN: [hungarian_miou(one.confusion)[0] for one in scores]}
+    headline = next(iter(found.values))
+    matched = {
+        replace(headline, name=f"{headline.name}, Hungarian"): [_matched_iou(one, sets.val.scored) for one in scores]
+    }
     if protocol.matching == "identity":
         return replace(found, values=found.values | matched)
     # What the headline is over is known only once all pictures were seen: no counts of single pictures belong to it.
     return replace(found, values=matched | found.values, paired=False)
+
+
+def _matched_iou(score: SegmentationScore, scored: tuple[int, ...]) -> float:
+    """Clusters matched to all classes, the mean over those of `scored` (none: all) that occur in the truth."""
+    mean, each, _ = hungarian_miou(score.confusion)
+    return float(np.nanmean(each[list(scored)])) if scored else mean
+
+
+def holds_all(protocol: neighbours.NeighboursProtocol, pictures: int) -> bool:
+    """Whether the memory has room for every patch of so many pictures, and so no seed chooses any."""
+    return protocol.cells is not None and protocol.keys // pictures >= protocol.cells + 4 * math.isqrt(protocol.cells)
+
+
+def settled(protocol: neighbours.NeighboursProtocol, sets: Sets) -> str:
+    """Why one trial says all, for a report; "" if it does not."""
+    if not holds_all(protocol, len(sets.train)):
+        return ""
+    return "The memory holds every patch of the train split, so nothing is drawn at random and there is one trial."
 
 
 def _memories(
@@ -59,11 +83,11 @@ def _memories(
         )  # fmt: skip
 
     pictures = encoded(encoder, sets.train, protocol, plan, "train")
-    most = math.inf if protocol.cells is None else protocol.cells + 4 * math.isqrt(protocol.cells)
-    if len(plan.seeds) == 1 or protocol.keys // len(sets.train) >= most:
+    if len(plan.seeds) == 1 or holds_all(protocol, len(sets.train)):
         yield build(((one, example.labels) for example, one in pictures), plan.seeds[0])
         return
-    with Store(plan.budget, plan.scratch) as truths, Store(plan.budget, plan.scratch) as cells:
+    truths, cells = (Store(plan.budget, plan.scratch, len(sets.train)) for _ in range(2))
+    with truths, cells:
         fill(Maps(cells), truths, pictures)
         for seed in plan.seeds:
             yield build(zip(Maps(cells), truths, strict=True), seed)
@@ -76,7 +100,8 @@ def clustered(encoder: DenseEncoder, protocol: clusters.ClustersProtocol, sets: 
     """k-means of the val split's patches, one a seed; the train split serves a PCA alone."""
     classes = len(sets.val.classes)
     with ExitStack() as stack:
-        rows, labels, first = (stack.enter_context(Store(plan.budget, plan.scratch)) for _ in range(3))
+        stores = (Store(plan.budget, plan.scratch, len(sets.val)) for _ in range(3))
+        rows, labels, first = (stack.enter_context(one) for one in stores)
 
         def pairs() -> Iterator[tuple[Any, np.ndarray]]:
             for one, label in labelled(encoder, protocol, sets, plan):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vader.datasets.example import Example, LabelledSet
-from vader.datasets.opening import open_labelled
+from vader.datasets.opening import open_splits
 from vader.encoders import DenseEncoder
 from vader.evaluation.results import Result
 from vader.evaluation.sitting import (
@@ -47,7 +47,7 @@ def _groups(protocol: Any, sets: Sets, plan: Plan) -> list[tuple[list[int], list
 
 def open_squares(protocol: SquareSegmentation, root: Path) -> Sets:
     """The two splits, that for validation pressed square, in which it is scored and shown."""
-    train, val = (open_labelled(protocol.data, root, split) for split in ("train", "val"))
+    train, val = open_splits(protocol.data, root)
     return Sets(train, squared(val, protocol.probe.views.side))
 
 

@@ -107,12 +107,16 @@ def _trained(
     used = sorted(set().union(*subsets)) if subsets else range(len(sets.train))
     places = {number: place for place, number in enumerate(used)}
     mine = [[places[number] for number in subset] for subset in subsets] if subsets else None
-    with Store(plan.budget, plan.scratch) as truths, Store(plan.budget, plan.scratch) as cells:
+    truths, cells = (Store(plan.budget, plan.scratch, len(used)) for _ in range(2))
+    with truths, cells:
         maps = Maps(cells)
         with plan.timed("features of train"):
             fill(maps, truths, encoded(encoder, Picked(sets.train, list(used)), protocol, plan, "train"), of_depth)
         with plan.timed("heads"):
-            return train(maps, truths, mine)
+            try:
+                return train(maps, truths, mine)
+            except BadInput as fault:
+                raise BadInput(f"{sets.train.root}, train split: {fault}") from None
 
 
 def few_pictures(few: Few | None, names: Sequence[str], seeds: Sequence[int]) -> list[list[int]] | None:
@@ -126,6 +130,7 @@ def encoded(
     encoder: DenseEncoder, examples: Sequence, protocol: Any, plan: Plan, split: str
 ) -> Iterator[tuple[Example, torch.Tensor]]:
     progress = Progress(f"{encoder.name}, {split}", len(examples), plan.say)
+    # `evaluation.exams.sit` decides once an encoder what its protocol says here.
     return encode(encoder, examples, batch=plan.batch, dtype=getattr(torch, protocol.features), progress=progress)
 
 
@@ -229,4 +234,7 @@ def depth_result(
     errors = np.stack([one[0].errors[:, 0] for one in scores])
     if not np.isfinite(errors).any():
         raise BadInput(f"{sets.val.root}: expected valid depths in the val split, found none within the range")
-    return Result(encoder.name, values, errors, encoder.facts, dict(plan.seconds), scores[0][0].skipped)
+    first = scores[0][0]
+    return Result(
+        encoder.name, values, errors, encoder.facts, dict(plan.seconds), first.skipped, pixels=first.pixels
+    )  # fmt: skip

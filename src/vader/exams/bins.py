@@ -10,6 +10,7 @@ N pixels, H W pixels, h w cells.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +24,7 @@ from torch import Tensor
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput
 from vader.exams.augment import Room, Shuffled, room_view
-from vader.exams.depth import Crop, DepthScore, inside, is_valid, score_of
+from vader.exams.depth import Crop, DepthScore, count_pixels, inside, is_valid, score_of
 from vader.exams.features import LinearProbe, full_size
 from vader.exams.heads import Picked, stacked
 from vader.exams.store import Progress, encode
@@ -214,7 +215,9 @@ def score_probes(
     """
     together = stacked(probes, device)
     errors: list[list[list[tuple[float, ...]]]] = []  # of picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
+    pixels: Counter[str] = Counter()
     for number, (one, mirrored, truth) in enumerate(test):
+        pixels.update(count_pixels(truth, config.farthest))
         seen, turned = (_predict(together, x.to(device), config, stride, truth.shape) for x in (one, mirrored))
         predicted = ((seen + turned.flip(2)) / 2).clamp(config.nearest, config.farthest).cpu().numpy()  # (T, H, W)
         if watch:
@@ -223,7 +226,7 @@ def score_probes(
         masks = [valid & inside(crop, truth.shape) for crop in crops]
         errors.append([[_errors(part, truth, mask) for mask in masks] for part in predicted])
     table = np.array(errors, dtype=np.float64).reshape(-1, len(probes), len(crops), 4)
-    return [[score_of(table[:, t, c]) for c in range(len(crops))] for t in range(len(probes))]
+    return [[score_of(table[:, t, c], pixels) for c in range(len(crops))] for t in range(len(probes))]
 
 
 def _predict(

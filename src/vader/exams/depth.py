@@ -5,14 +5,16 @@ bilinearly at the labels' size, L1 on the depth in metres over its valid pixels.
 start, L1 the end. Axes: B pictures, T probes, C channels, N pixels, H W pixels, h w cells.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vader.errors import BadInput
 from vader.exams.features import LinearProbe, PixelDraw, ProbeConfig, check_set, full_size
 from vader.exams.heads import RATES, Draws, Picked, hold_out, learn, stacked
 from vader.metrics import depth_errors
@@ -31,7 +33,8 @@ class DepthScore:
     """Errors in metres, or shares. Each is the mean over pictures of the picture's own; `pooled_rmse` is over all
     pixels at once. nan if no picture has a valid pixel.
 
-    `errors` are each picture's RMSE, abs-rel and delta1 (nan without a valid pixel, counted in `skipped`).
+    `errors` are each picture's RMSE, abs-rel and delta1 (nan without a valid pixel, counted in `skipped`); `pixels` is
+    what `count_pixels` found in all pictures, crops aside.
     """
 
     rmse: float
@@ -40,6 +43,7 @@ class DepthScore:
     delta1: float
     errors: Float[np.ndarray, "B 3"]
     skipped: int = 0
+    pixels: dict[str, int] = field(default_factory=dict)
 
 
 def linear_depth(
@@ -70,6 +74,15 @@ def is_valid(depth: Float[np.ndarray, "*shape"], farthest: float = float("inf"))
     return np.isfinite(depth) & (depth > 0) & (depth <= farthest)
 
 
+def count_pixels(depth: Float[np.ndarray, "*shape"], farthest: float = float("inf")) -> Counter[str]:
+    """How many pixels are valid, and how many are not for which reason."""
+    finite = np.isfinite(depth)
+    valid, beyond = (int(is_valid(depth, far).sum()) for far in (farthest, float("inf")))
+    known = int(finite.sum())
+    found = {"valid": valid, "unknown": known - beyond, "not finite": depth.size - known}
+    return Counter(found | ({f"beyond {farthest:g} m": beyond - valid} if np.isfinite(farthest) else {}))
+
+
 # --- Scoring ------------------------------------------------------------------------------------------------------
 
 
@@ -89,28 +102,31 @@ def score_probes(
     """
     together = stacked(probes, device)
     errors: list[list[list[tuple[float, ...]]]] = []  # of picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
+    pixels: Counter[str] = Counter()
     for number, (one, depth) in enumerate(test):
         found = full_size(together(one.to(device))[None], stride, depth.shape)[0].clamp(NEAREST, farthest)
         predicted = found.cpu().numpy()  # (T, H, W)
         if watch:
             watch(number, predicted)
+        pixels.update(count_pixels(depth, farthest))
         valid = is_valid(depth, farthest)
         masks = [valid & inside(crop, depth.shape) for crop in crops]
         errors.append([[_errors(part, depth, mask) for mask in masks] for part in predicted])
     table = np.array(errors, dtype=np.float64).reshape(-1, len(probes), len(crops), 4)
-    return [[score_of(table[:, t, c]) for c in range(len(crops))] for t in range(len(probes))]
+    return [[score_of(table[:, t, c], pixels) for c in range(len(crops))] for t in range(len(probes))]
 
 
-def score_of(errors: Float[np.ndarray, "B 4"]) -> DepthScore:
-    """The score of pictures' RMSE, abs-rel, delta1 and numbers of valid pixels."""
+def score_of(errors: Float[np.ndarray, "B 4"], pixels: Mapping[str, int] | None = None) -> DepthScore:
+    """The score of pictures' RMSE, abs-rel, delta1 and numbers of valid pixels; `pixels` are `count_pixels`' sums."""
+    counts = dict(pixels or {})
     kept = errors[errors[:, 3] > 0]
     skipped = len(errors) - len(kept)
     if not len(kept):
         nan = float("nan")
-        return DepthScore(nan, nan, nan, nan, errors[:, :3], skipped)
+        return DepthScore(nan, nan, nan, nan, errors[:, :3], skipped, counts)
     rmse, abs_rel, delta1, _ = kept.mean(0).tolist()
     pooled = float(np.sqrt((kept[:, 0] ** 2 * kept[:, 3]).sum() / kept[:, 3].sum()))
-    return DepthScore(rmse, pooled, abs_rel, delta1, errors[:, :3], skipped)
+    return DepthScore(rmse, pooled, abs_rel, delta1, errors[:, :3], skipped, counts)
 
 
 def _errors(
@@ -167,6 +183,7 @@ def train_probes(
 ) -> list[LinearProbe]:
     """A probe for each seed, its config and its subset of the pictures (None: all): `train_probe`'s, side by side."""
     check_set("training set", maps, depths, stride)
+    _check_known(depths, subsets, farthest)
     draws = Draws.of(maps, depths, lambda depth: is_valid(depth, farthest), stride, seeds, subsets)
     starts = [_ridge(draw, config) for draw, config in zip(draws.each, configs, strict=True)]
     # Depths in units in which they are about 1, so that one rate suits all.
@@ -178,6 +195,18 @@ def train_probes(
 
     found = learn(draws, weights, biases, distance, configs, device, decay_bias=True)
     return [LinearProbe(one.weight * unit, one.bias * unit) for one, unit in zip(found, units, strict=True)]
+
+
+def _check_known(
+    depths: Sequence[Float[np.ndarray, "_ _"]], subsets: Sequence[Sequence[int]] | None, farthest: float
+) -> None:
+    for some in subsets or [range(len(depths))]:
+        if not any(is_valid(depths[i], farthest).any() for i in some):
+            reach = f" up to {farthest:g} m" if np.isfinite(farthest) else ""
+            raise BadInput(
+                f"depths: expected some{reach} to learn from, none of {len(some)} pictures has any; are they in "
+                "millimetres?"
+            )
 
 
 def _ridge(draw: PixelDraw, config: ProbeConfig) -> tuple[float, Float[Tensor, "columns"]]:

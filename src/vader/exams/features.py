@@ -4,13 +4,13 @@ Axes: B images, C channels, H W pixels, h w cells, N points, K outputs of a prob
 (s (k + 0.5), s (l + 0.5)) for stride s; a map covers its picture and may reach beyond it on the right and below.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
@@ -18,7 +18,15 @@ from vader.errors import BadInput
 
 PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
 REDRAWS = 5  # of pixels that turned out void, before the valid ones are listed
-MIN_DEVIATION = 1e-6  # channels that vary less count as constant and say nothing
+MIN_DEVIATION = 1e-6  # of a channel's mean: channels that vary less count as constant and say nothing
+NOISE = 1e-7  # of the largest deviation: a channel that varies less is float32's rounding of the others
+TINY = 1e-35  # the inverse of a smaller deviation is none in float32
+LOST = 1e-3  # of a channel's variance: a smaller error of rounding is no loss
+CELLS = 1024  # of each picture, on which storage in float16 is judged
+
+
+class Overflow(BadInput):
+    """Features are finite, but not in the kind of number that was asked for."""
 
 
 @torch.no_grad()
@@ -32,9 +40,9 @@ def extract(
 ) -> list[Float[Tensor, "_ _ _"]]:
     """The map (C, h, w) of each picture, on the CPU, in the pictures' order; pictures may differ in size.
 
-    `embed` asks for L2-normalised maps. float16 halves the memory and suits probes; raw colour's embedding, whose
-    similarities differ in the seventh digit, needs float32. Raises BadInput, naming the encoder, for features that
-    are not finite.
+    `embed` asks for L2-normalised maps. float16 halves the memory and suits most probes (`lost_in_half` says which);
+    raw colour's embedding, whose similarities differ in the seventh digit, needs float32. Raises BadInput, naming the
+    encoder, for features that are not finite, and Overflow for those that are not so in `dtype`.
     """
     maps: dict[int, Tensor] = {}
     for group in _groups_of_one_size(images, batch):
@@ -45,8 +53,11 @@ def extract(
         # A cell's channels side by side, where probes and neighbours read them.
         kept = found.to("cpu", dtype).contiguous(memory_format=torch.channels_last)
         if not kept.isfinite().all():
-            reason = f"overflow {dtype}; ask for float32" if found.isfinite().all() else "are NaN or infinite"
-            raise BadInput(f"encoder {encoder.name}: expected finite features, got some that {reason}; is it trained?")
+            if found.isfinite().all():
+                raise Overflow(f"encoder {encoder.name}: expected features within {dtype}, got larger; ask for float32")
+            raise BadInput(
+                f"encoder {encoder.name}: expected finite features, got some that are NaN or infinite; is it trained?"
+            )
         maps.update(zip(group, kept, strict=True))
     return [maps[i] for i in range(len(images))]
 
@@ -61,6 +72,37 @@ def _groups_of_one_size(images: Sequence[np.ndarray], batch: int) -> list[list[i
         step = max(1, min(batch, batch * PIXELS_A_BATCH // (height * width)))
         groups += [members[i : i + step] for i in range(0, len(members), step)]
     return groups
+
+
+# --- Precision ----------------------------------------------------------------------------------------------------
+
+
+def lost_in_half(maps: Iterable[Float32[Tensor, "C _ _"]]) -> str:
+    """What float16 would do to features, for a report; "" if it does no harm.
+
+    It does if a value overflows, or if in a channel that varies the variance of the rounding is above a thousandth of
+    the channel's, as where features are minute or lie far from 0. All of some pictures' values are looked at for
+    overflow, up to 1024 cells of each for rounding.
+    """
+    parts = []
+    for one in maps:
+        if not one.half().isfinite().all():
+            return "overflow"
+        count = one.shape[1] * one.shape[2]
+        parts.append(one.flatten(1)[:, torch.linspace(0, count - 1, min(count, CELLS)).long()])
+    found = []
+    for some in torch.cat(parts, 1).split(256):  # a part of the channels at a time, for float64 takes its space
+        rows = some.double()
+        found.append((*torch.var_mean(rows, 1, correction=0), (some.half().double() - rows).var(1, correction=0)))
+    spread, mean, wrong = (torch.cat(some) for some in zip(*found, strict=True))
+    lost = ~is_constant(mean, spread.sqrt()) & (wrong > LOST * spread)
+    return f"lose {int(lost.sum())} of {len(lost)} channels to rounding" if lost.any() else ""
+
+
+def is_constant(mean: Float[Tensor, "C"], deviation: Float[Tensor, "C"]) -> Bool[Tensor, "C"]:
+    """Which channels say nothing, whatever the scale of the features."""
+    least = torch.maximum(MIN_DEVIATION * mean.abs(), NOISE * deviation.max())
+    return deviation <= least.clamp_min(TINY)
 
 
 # --- Probes -------------------------------------------------------------------------------------------------------
@@ -102,8 +144,7 @@ def standard_of(maps: Sequence[Float[Tensor, "C _ _"]]) -> Standard:
         squares = squares + len(rows) * spread + moved.square() * (count * len(rows) / total)
         mean, count = mean + moved * (len(rows) / total), total
     deviation = (squares / count).sqrt()
-    constant = deviation <= MIN_DEVIATION * (1 + mean.abs())
-    scale = torch.where(constant, torch.zeros_like(deviation), 1 / deviation.clamp_min(1e-300))
+    scale = torch.where(is_constant(mean, deviation), torch.zeros_like(deviation), 1 / deviation.clamp_min(TINY))
     return Standard(mean.float(), scale.float())
 
 

@@ -31,7 +31,7 @@ from vader.errors import BadInput
 from vader.exams.patches import check_pair, patch_labels, pool_to
 from vader.exams.search import BUDGET, nearest
 from vader.exams.segmentation import SegmentationScore, Watch, count_hits, score_of
-from vader.exams.store import Budget
+from vader.exams.store import Budget, check_disk
 from vader.metrics import VOID, confusion
 
 PRESENT = 1e-6  # of a patch: a smaller share of a class is rounding
@@ -151,6 +151,8 @@ def _empty(
     dtype = np.dtype(protocol.features)
     count = rows * (C + L) * dtype.itemsize
     if budget and not budget.take(count):
+        check_disk(count, folder)
+        budget.spilled += count
         keys, labels = (_mapped((rows, columns), dtype, folder) for columns in (C, L))
         return Memory(keys, labels)
     keys, labels = (torch.from_numpy(np.zeros((rows, columns), dtype)) for columns in (C, L))

@@ -39,16 +39,24 @@ def nearest(
 
 def tile(N: int, C: int, k: int, budget: int) -> tuple[int, int]:
     """How many queries and keys (of whole blocks) to compare at a time."""
-    # Of a query: its copy, and its candidates' places, products, packed numbers and what these are made of. Of a pair:
-    # the product, and its block's best, packed. Of a key: its copy in float32.
-    query = 4 * C + 56 * k * (BLOCK + 2)
-    pair = 4 + 40 / BLOCK
-    rows = max(1, min(N, ROWS, int(budget / 2 / query)))
-    columns = int((budget - rows * query) / (rows * pair + 4 * C)) // BLOCK * BLOCK
-    if columns < BLOCK:
-        least = int(query + BLOCK * (pair + 4 * C)) + 1
-        raise BadInput(f"--memory: expected at least {least} bytes for a search of {C} channels, got {budget}")
-    return rows, columns
+    query, pair = _bytes(C, k)  # and 4 C of a key: its copy in float32
+    for rows in (max(1, min(N, ROWS, int(budget / 2 / query))), 1):
+        columns = int((budget - rows * query) / (rows * pair + 4 * C)) // BLOCK * BLOCK
+        if columns >= BLOCK:
+            return rows, columns
+    raise BadInput(f"--memory: expected at least {least_budget(C, k)} bytes for a search of {C} channels, got {budget}")
+
+
+def least_budget(C: int, k: int) -> int:
+    """Bytes that suffice for one query and one block."""
+    query, pair = _bytes(C, k)
+    return int(query + BLOCK * (pair + 4 * C)) + 1
+
+
+def _bytes(C: int, k: int) -> tuple[float, float]:
+    """Of a query: its copy, and its candidates' places, products, packed numbers and what these are made of. Of a pair:
+    the product, and its block's best, packed."""
+    return 4 * C + 56 * k * (BLOCK + 2), 4 + 40 / BLOCK
 
 
 def _of_some(keys: Float[Tensor, "M C"], queries: Float[Tensor, "n C"], k: int, columns: int) -> Int64[Tensor, "n k"]:

@@ -28,7 +28,6 @@ from vader.exams.store import Progress, encode
 from vader.metrics import VOID
 
 SQUARE = Square()
-COARSEST = 32  # the stride of a CNN's deepest level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +47,7 @@ class SquareConfig:
 
     def rate(self, encoder: DenseEncoder) -> float:
         """The first learning rate: of whatever is no transformer, the CNN's."""
-        # A transformer has the one variant "last", at the stride of its patches; a CNN's "last" has stride 32.
-        patches = encoder.facts.get("variant") == "last" and encoder.stride < COARSEST
-        return self.lr_transformer if patches else self.lr_cnn
+        return self.lr_transformer if encoder.facts.get("architecture") == "transformer" else self.lr_cnn
 
 
 def train_probes(

@@ -6,6 +6,7 @@ name (whatever stops the process, nothing stays behind) and are mapped. Axes: C 
 
 import mmap
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 from vader.datasets.example import Example
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput
-from vader.exams.features import extract
+from vader.exams.features import Overflow, extract
 
 EVERY = 5.0  # seconds between two lines of progress
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -71,17 +72,42 @@ class Budget:
         self.held += count
         self.most = max(self.most, self.held)
 
+    @contextmanager
+    def reserved(self, count: int) -> Iterator[None]:
+        """For a while the limit is so many bytes lower: they are for work that comes after."""
+        self.limit -= count
+        try:
+            yield
+        finally:
+            self.limit += count
+
     def give(self, count: int) -> None:
         """Hold so many bytes less."""
         self.held -= count
         assert self.held >= 0, "more was given back than was taken"
 
 
-class Store(Sequence):
-    """Arrays in the order in which they came, in memory or in a file. A context, which gives both back."""
+def check_disk(size: int, folder: Path | None) -> None:
+    """Raises BadInput unless the disk that features go to beyond the budget has so many bytes free."""
+    place = folder or Path(tempfile.gettempdir())
+    free = shutil.disk_usage(place).free
+    if size > free:
+        raise BadInput(
+            f"{place}: expected room for about {size / 1e9:.1f} GB of features beyond --memory, {free / 1e9:.1f} GB "
+            "are free; make room, let TMPDIR name a folder on a larger disk, raise --memory, or reduce the features "
+            "(@last, or :64 for 64 dimensions)"
+        )
 
-    def __init__(self, budget: Budget, folder: Path | None = None) -> None:
-        self.budget, self.folder = budget, folder
+
+class Store(Sequence):
+    """Arrays in the order in which they came, in memory or in a file. A context, which gives both back.
+
+    If it is told that `expected` arrays will come, it raises BadInput at the first, and again before the first byte is
+    written, if as many of the mean size of those so far fit neither in the budget nor on the disk.
+    """
+
+    def __init__(self, budget: Budget, folder: Path | None = None, expected: int = 0) -> None:
+        self.budget, self.folder, self.expected = budget, folder, expected
         self.arrays: list[np.ndarray] = []
         self.places: list[tuple[int, tuple[int, ...], np.dtype]] = []  # where in the file, shape, kind
         self.file: Any = None
@@ -92,11 +118,20 @@ class Store(Sequence):
         """Keep one more array."""
         array = np.ascontiguousarray(array)
         if self.file is None:
+            if not self.arrays:
+                self._foresee(array.nbytes)
             if self.budget.take(array.nbytes):
                 self.arrays.append(array)
                 return
+            self._foresee(array.nbytes)
             self._spill()
         self._write(array)
+
+    def _foresee(self, more: int) -> None:
+        mine = sum(array.nbytes for array in self.arrays)
+        size = self.expected * (mine + more) // (len(self.arrays) + 1)
+        if self.budget.held - mine + size > self.budget.limit:
+            check_disk(size, self.folder)
 
     def _spill(self) -> None:
         self.file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 - closed with the store
@@ -233,7 +268,12 @@ def encode(
     """
     for start in range(0, len(examples), batch):
         some = [examples[i] for i in range(start, min(start + batch, len(examples)))]
-        maps = extract(encoder, [one.image for one in some], embed=embed, batch=batch, dtype=dtype)
+        try:
+            maps = extract(encoder, [one.image for one in some], embed=embed, batch=batch, dtype=dtype)
+        except Overflow:
+            raise
+        except BadInput as fault:
+            raise BadInput(f"pictures {some[0].name} to {some[-1].name}: {fault}") from None
         yield from zip(some, maps, strict=True)
         if progress:
             progress(len(some))

@@ -105,6 +105,23 @@ def image_size(path: Path) -> tuple[int, int]:
     return (height, width) if orientation > 4 else (width, height)
 
 
+def orientation(path: Path) -> int:
+    """1 (as stored) to 8, as Exif has it (in TIFF: the file's own tag): what `decode` turns the picture by.
+
+    Raises `UnreadableImage`. Of a TIFF above 4 GB in 64-bit form it is taken for 1.
+    """
+    with _explained(path):
+        with path.open("rb") as file:
+            kind = _kind(head := file.read(16))
+            if kind in ("PNG", "WEBP", "BMP", "GIF"):
+                file.seek(0)
+                return (_png_header(file) if kind == "PNG" else _other_header(file, kind))[2]
+            data = head + file.read()
+        if kind == "JPEG":
+            return _jpeg_header(data)[3]
+        return 1 if b"+" in data[2:4] else _exif_orientation(data)
+
+
 @contextmanager
 def _explained(name: Path | str) -> Iterator[None]:
     """Whatever goes wrong inside comes out as an `UnreadableImage` that begins with the file's name."""
@@ -159,7 +176,7 @@ def _decode_jpeg(data: bytes, shortest: int) -> np.ndarray:
     if samples == 4:  # Pillow knows which inks Adobe wrote inverted; it is lenient, so the strict decoder went first
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             pixels = np.array(image.convert("RGB"))
-    return _upright(pixels, orientation)
+    return upright(pixels, orientation)
 
 
 def _repaired_jpeg(data: bytes, fault: str) -> bytes:
@@ -241,12 +258,13 @@ def _exif_orientation(exif: bytes) -> int:
     return 1
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation > 4:
+def upright(pixels: np.ndarray, tag: int) -> np.ndarray:
+    """Stored pixels as a viewer shows them; `tag` is `orientation`'s."""
+    if tag > 4:
         pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
+    if tag in (3, 4, 7, 8):
         pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
+    if tag in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
 
@@ -286,7 +304,7 @@ def _decode_other(data: bytes, kind: str) -> np.ndarray:
             pixels = _over_white(rgba[..., :3], rgba[..., 3])
         else:
             pixels = np.array(image.convert("RGB"))
-    return _upright(pixels, orientation)
+    return upright(pixels, orientation)
 
 
 def _decode_scientific_tiff(data: bytes) -> np.ndarray:
@@ -311,7 +329,7 @@ def _decode_scientific_tiff(data: bytes) -> np.ndarray:
     colour = array[..., : 3 if samples > 2 else 1]  # a fourth channel that is not alpha (infrared, say) is left out
     pixels = _over_white(colour, array[..., -1] if has_alpha else None)
     pixels = np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-    return _upright(255 - pixels if page.photometric == 0 else pixels, orientation)
+    return upright(255 - pixels if page.photometric == 0 else pixels, orientation)
 
 
 def _check_segments(offsets: Sequence[int] | None, counts: Sequence[int] | None, length: int) -> None:

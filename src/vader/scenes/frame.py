@@ -21,7 +21,9 @@ class Instance:
 
     `number` is its value in the picture's map of instances, the same in all frames of a clip. `keypoints` are pixels
     (x, y) and may lie outside the picture; `visible` says which are in it and not occluded, `in_front` which lie
-    before the camera at all (the pixels of others mean nothing).
+    before the camera at all (the pixels of others mean nothing). A keypoint may lie inside of its object, as a paw's
+    middle or a lamp pole's does: it counts as visible unless what the camera meets, its own object too, is nearer by
+    more than 8 % of the object's (half length, half width, height) vector or, if that is less, 20 cm.
     """
 
     number: int

@@ -8,7 +8,7 @@ import numpy as np
 from vader.scenes.kinds import BUILD
 from vader.scenes.model import Model
 from vader.scenes.paints import Family, Paints, shade
-from vader.scenes.placing import Floor, Rectangle, Spot, put
+from vader.scenes.placing import Floor, Rectangle, Spot, put, seen
 from vader.scenes.rooms import clutter
 from vader.scenes.shapes import rotated
 from vader.scenes.things import Light, Path, SceneConfig, Sky, Thing, World
@@ -37,17 +37,12 @@ class Landscape:
         self.offset = float(rng.uniform(-0.5, 2.5))
         self.lanes = 0  # cars on the road
 
-    def seen(self, ahead: float, across: float) -> tuple[float, float]:
-        """The ground point so far behind the middle and to the side, as the camera sees it."""
-        cosine, sine = np.cos(self.side), np.sin(self.side)
-        return float(-ahead * cosine - across * sine), float(-ahead * sine + across * cosine)
-
     def spot(self, kind: str) -> Spot:
         """In view, as far off as suits the kind; houses and furniture look to the camera, more or less."""
         rng = self.rng
         ahead = float(rng.uniform(*DEPTHS[kind]))
         across = float(rng.uniform(-0.46, 0.46)) * (self.distance + ahead)
-        x, y = self.seen(ahead, across)
+        x, y = seen(self.side, ahead, across)
         heading = float(rng.uniform(0, 2 * np.pi))
         if kind == "house":
             heading = self.side + float(rng.uniform(-0.9, 0.9))
@@ -62,7 +57,7 @@ class Landscape:
     def lane(self) -> Spot:
         """On the road, in one of its two lanes."""
         way = 1 if self.lanes % 2 == 0 else -1
-        x, y = self.seen(self.offset, 0)
+        x, y = seen(self.side, self.offset, 0)
         along, across = -way * float(self.rng.uniform(0.5, 2.8)), -1.35 * way  # towards the middle
         cosine, sine = float(np.cos(self.heading)), float(np.sin(self.heading))
         heading = self.heading + (0 if way == 1 else np.pi)
@@ -98,7 +93,7 @@ class Landscape:
         if kind == "car" and reach:
             self.lanes += 1
         if kind == "car" and self.lanes == 1:  # what comes later keeps off the road
-            x, y = self.seen(self.offset, 0)
+            x, y = seen(self.side, self.offset, 0)
             self.floor.taken.append(Rectangle(x, y, self.heading, 12.0, 0.2))
         self.things.append(put(model, kind, number, spot, reach=reach, period=float(rng.uniform(8, 12))))
         return True
@@ -123,7 +118,7 @@ class Landscape:
             light, dark = (shade(0.6, 0.05, float(v)) for v in rng.uniform(0.32, 0.5, 2))
             tar = paints.make(light, dark, "noise", 0.3)
             white = paints.plain(0.1, 0.05, 0.9)
-            x, y = self.seen(self.offset, 0)
+            x, y = seen(self.side, self.offset, 0)
             turn = rotated("z", self.heading)
             model.add("panel", (x, y, 0.004), (90, ROAD, 1), tar, turn)
             for step in range(-5, 6):

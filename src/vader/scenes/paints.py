@@ -8,7 +8,7 @@ import numpy as np
 from vader.scenes.textures import Colour, Pattern, Surface
 
 Family = Literal[
-    "wood", "fabric", "metal", "paint", "leaf", "fur", "masonry", "roof", "grass", "stone", "ceramic", "wallpaper",
+    "wood", "fabric", "metal", "paint", "leaf", "fur", "masonry", "roof", "stone", "ceramic", "wallpaper",
     "floor", "bark", "toy",
 ]  # fmt: skip
 
@@ -23,7 +23,6 @@ FAMILIES: dict[Family, tuple[Range, Range, Range, tuple[Pattern, ...], Range, fl
     "fur": ((0.03, 0.11), (0.1, 0.6), (0.2, 0.9), ("noise", "spots", "stripes", "plain"), (0.1, 0.22), 0),
     "masonry": ((0.0, 0.12), (0.05, 0.5), (0.6, 0.92), ("brick", "plain", "stripes", "noise"), (0.3, 0.5), 0),
     "roof": ((0.97, 1.08), (0.1, 0.65), (0.3, 0.6), ("brick", "stripes", "noise"), (0.3, 0.5), 0),
-    "grass": ((0.16, 0.34), (0.35, 0.6), (0.35, 0.6), ("noise", "spots"), (0.5, 1.5), 0),
     "stone": ((0.05, 0.15), (0.02, 0.2), (0.4, 0.75), ("noise", "spots"), (0.1, 0.4), 0),
     "ceramic": ((0, 1), (0.05, 0.85), (0.55, 0.97), ("plain", "stripes", "spots", "checks"), (0.035, 0.08), 0.5),
     "wallpaper": ((0, 1), (0.05, 0.4), (0.6, 0.95), ("plain", "stripes", "noise", "brick", "spots"), (0.15, 0.5), 0),
@@ -39,7 +38,7 @@ FAMILIES: dict[Family, tuple[Range, Range, Range, tuple[Pattern, ...], Range, fl
     ),
 }
 BOLD = ("fabric", "toy", "ceramic")  # the second colour is unrelated to the first
-CALM = ("wallpaper", "floor", "masonry", "grass", "metal")  # it is close to the first
+CALM = ("wallpaper", "floor", "masonry", "metal")  # it is close to the first
 
 
 class Paints:

@@ -14,6 +14,12 @@ Spot = tuple[float, float, float]  # x, y, heading
 TRIES = 60
 
 
+def seen(side: float, ahead: float, across: float) -> tuple[float, float]:
+    """The point of the floor so far behind the middle and to the side, as a camera at azimuth `side` sees it."""
+    cosine, sine = np.cos(side), np.sin(side)
+    return float(-ahead * cosine - across * sine), float(-ahead * sine + across * cosine)
+
+
 @dataclass(frozen=True)
 class Rectangle:
     """The ground that something needs: its middle, its heading and half its length and width, metres, radians."""

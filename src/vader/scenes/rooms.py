@@ -9,7 +9,7 @@ from jaxtyping import Float
 from vader.scenes.kinds import BUILD
 from vader.scenes.model import Model
 from vader.scenes.paints import Family, Paints, shade
-from vader.scenes.placing import Floor, Spot, put
+from vader.scenes.placing import Floor, Spot, put, seen
 from vader.scenes.shapes import Part, moved, rotated
 from vader.scenes.things import Light, Path, SceneConfig, Sky, Thing, World
 
@@ -41,14 +41,9 @@ class Room:
         while True:
             ahead = rng.uniform(-0.5, 2.3)
             across = rng.uniform(-0.5, 0.5) * (self.distance + ahead)
-            x, y = self.seen(ahead, across)
+            x, y = seen(self.side, ahead, across)
             if ahead > -0.2 or np.hypot(x, y) < 0.8:
                 return x, y, float(rng.uniform(0, 2 * np.pi))
-
-    def seen(self, ahead: float, across: float) -> tuple[float, float]:
-        """The floor point so far behind the middle and to the side, as the camera sees it."""
-        cosine, sine = np.cos(self.side), np.sin(self.side)
-        return float(-ahead * cosine - across * sine), float(-ahead * sine + across * cosine)
 
     def furnish(self) -> None:
         """Objects, in the order in which they need room."""

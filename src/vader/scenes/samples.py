@@ -5,10 +5,11 @@ Worlds are numbered from 0 under a seed; give training and exam sets different s
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,7 +23,7 @@ from vader.scenes.world import SceneConfig, make_world
 
 FRAMES_PER_SECOND = 10
 
-Sample = TypeVar("Sample")
+Mapper = Callable[..., Iterator[Any]]  # called as `map` is
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def still(config: SceneConfig, seed: int, width: int, height: int, index: int) -
 
 
 def clip(config: SceneConfig, seed: int, width: int, height: int, frames: int, rate: float, index: int) -> list[Frame]:
-    """World `index` through time, `rate` frames a second. Its camera's way is clear for two seconds."""
+    """World `index` through time, `rate` frames a second. Its camera has a free view at 0 and at 2 seconds."""
     world = make_world(config, seed, index)
     times = [t / rate for t in range(frames)]
     rendered = [render(world, world.camera(width, height, time), time) for time in times]
@@ -78,9 +79,20 @@ def angle_between(first: Camera, second: Camera) -> float:
     return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def stills(config: SceneConfig, seed: int, count: int, width: int, height: int, workers: int = 1) -> list[Frame]:
+@contextmanager
+def processes(workers: int) -> Iterator[Mapper]:
+    """What `stills`, `clips` and `view_pairs` render over: `map`, or one that spreads its calls over processes."""
+    if workers <= 1:
+        yield map
+        return
+    # A forked process would inherit locks that torch's threads hold.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield partial(pool.map, chunksize=4)
+
+
+def stills(config: SceneConfig, seed: int, count: int, width: int, height: int, over: Mapper = map) -> list[Frame]:
     """The first frames of worlds 0 to count - 1."""
-    return list(_each(partial(still, config, seed, width, height), count, workers))
+    return list(over(partial(still, config, seed, width, height), range(count)))
 
 
 def clips(
@@ -90,23 +102,15 @@ def clips(
     width: int,
     height: int,
     frames: int,
-    workers: int = 1,
     rate: float = FRAMES_PER_SECOND,
+    over: Mapper = map,
 ) -> list[list[Frame]]:
     """Clips of worlds 0 to count - 1."""
-    return list(_each(partial(clip, config, seed, width, height, frames, rate), count, workers))
+    return list(over(partial(clip, config, seed, width, height, frames, rate), range(count)))
 
 
-def view_pairs(config: SceneConfig, seed: int, count: int, width: int, height: int, workers: int = 1) -> list[ViewPair]:
+def view_pairs(
+    config: SceneConfig, seed: int, count: int, width: int, height: int, over: Mapper = map
+) -> list[ViewPair]:
     """Pairs of viewpoints of worlds 0 to count - 1."""
-    return list(_each(partial(view_pair, config, seed, width, height), count, workers))
-
-
-def _each(make: Callable[[int], Sample], count: int, workers: int) -> Iterator[Sample]:
-    """make(0), make(1), ...: in this process, or in several; the same samples either way."""
-    if workers <= 1:
-        yield from map(make, range(count))
-        return
-    # A forked process would inherit locks that torch's threads hold.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(make, range(count), chunksize=4)
+    return list(over(partial(view_pair, config, seed, width, height), range(count)))

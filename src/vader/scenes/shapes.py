@@ -16,7 +16,6 @@ from jaxtyping import Float
 from vader.scenes.textures import Surface
 
 Shape = Literal["block", "ball", "cone", "shell", "disc", "panel"]
-SHAPES: tuple[Shape, ...] = ("block", "ball", "cone", "shell", "disc", "panel")
 NEAR = 1e-6  # a ray's parameter below this is behind its origin
 Triple = tuple[Any, Any, Any]  # x, y, z: arrays or numpy's scalars, which broadcast
 

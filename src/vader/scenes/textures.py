@@ -19,6 +19,7 @@ Colour = tuple[float, float, float]
 TILE = 256  # pixels of the noise that all surfaces share; it repeats
 MARGIN = 2
 TILE_UNITS = 16.0  # its width in q
+ROW, BLOCK = 512, 512 * 8192  # points that OpenCV reads at once: it takes fewer than 32,767 in a row, and rows
 # Solid noise as a sum of three flat ones, each seen along its own slanted line so that no upright face shows streaks.
 PROJECTIONS = np.array(
     [[[1, 0, 0.37], [0, 1, 0.53]], [[0.41, 0.9, 0], [-0.29, 0.1, 1]], [[0.95, -0.2, 0.25], [0.13, 0.45, -0.9]]],
@@ -68,16 +69,22 @@ def _tile() -> np.ndarray:
 
 def noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
     """Smooth solid noise with features of size 1 and finer, mean 0, deviation 1 over space."""
+    total = np.empty(len(q), np.float32)
+    for start in range(0, len(q), BLOCK):
+        total[start : start + BLOCK] = _noise(q[start : start + BLOCK])
+    return total
+
+
+def _noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
+    """`noise` of one block."""
     count = len(q)
-    if not count:
-        return np.zeros(0, np.float32)
-    rows = -(-count // 512)  # OpenCV reads at no more than 32,767 points in a row
-    x, y, total = np.zeros((3, rows * 512), np.float32)
+    rows = -(-count // ROW)
+    x, y, total = np.zeros((3, rows * ROW), np.float32)
     for projection in PROJECTIONS:
         flat = q @ (projection.T * np.float32(TILE / TILE_UNITS))
         flat += np.float32(MARGIN) - np.floor(flat * np.float32(1 / TILE)) * np.float32(TILE)
         x[:count], y[:count] = flat.T
-        total += cv2.remap(_tile(), x.reshape(rows, 512), y.reshape(rows, 512), cv2.INTER_LINEAR).ravel()
+        total += cv2.remap(_tile(), x.reshape(rows, ROW), y.reshape(rows, ROW), cv2.INTER_LINEAR).ravel()
     return total[:count] * np.float32(3**-0.5)
 
 

@@ -1,9 +1,8 @@
-"""What follows from frames: where each point moves, and masks as boxes, run lengths and outlines.
+"""What follows from frames: where each point moves, and masks as boxes and run lengths.
 
 Axes: H W pixels.
 """
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -68,19 +67,3 @@ def rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, list[int]]:
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     counts = np.diff(np.concatenate([[0], changes, [flat.size]]))
     return {"counts": counts.tolist(), "size": list(mask.shape)}
-
-
-def polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
-    """COCO polygons [x, y, x, y ...], one for each connected part of the mask; holes are filled, as COCO has it.
-
-    They run along the edges of pixels: OpenCV's contours join the centres of border pixels, so each pixel is first cut
-    into 3 x 3, whose border centres are a sixth of a pixel from the edges and are rounded onto them.
-    """
-    fine = np.repeat(np.repeat(mask.astype(np.uint8), 3, axis=0), 3, axis=1)
-    contours, _ = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    found = []
-    for contour in contours:
-        corners = (2 * contour[:, 0] + 4) // 6  # (c + 1/2) / 3, rounded
-        fresh = (corners != np.roll(corners, 1, axis=0)).any(axis=1)
-        found.append(corners[fresh].astype(float).ravel().tolist())
-    return found

@@ -3,12 +3,15 @@
 A data set is written beside its place under a hidden name and renamed when it is whole. Four fifths of the pictures
 (of DAVIS: clips) are for training, each fifth for validation. The same order gives the same bytes, whatever the
 number of processes.
+
+Beside each data set lie scenes.json, what was ordered, and cameras.json, each picture's camera. Normals, flow and
+occlusion have no place in these layouts: they are had in Python (`scenes.frame`, `scenes.truth.flow`).
 """
 
+import json
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -25,7 +28,7 @@ from typing import Any, TypeVar
 from vader import __version__
 from vader.errors import BadInput, MissingExtra, VaderError
 from vader.scenes.layouts import cityscapes, coco, davis, images, nyu, voc
-from vader.scenes.layouts.order import Layout, Order, is_val
+from vader.scenes.layouts.order import Layout, Made, Order, is_val, put
 from vader.scenes.world import SceneConfig
 
 LAYOUTS: dict[str, Layout] = {
@@ -40,6 +43,11 @@ LAYOUTS: dict[str, Layout] = {
 SMALLEST, LARGEST = 32, 4096  # px a side
 EVERY = 2.0  # seconds between two lines of progress
 WORTH = 20_000_000  # pixels: less is rendered before several processes have started
+OUT = "OUT"  # the argument that the command line names so
+CAMERAS = (
+    "intrinsics: from camera coordinates (metres; x right, y down, z along the view) to pixels, the centre of the "
+    "first at (0.5, 0.5); pose: from camera to world coordinates (z up); depth is along the camera's z"
+)
 
 Record = TypeVar("Record")
 
@@ -65,7 +73,7 @@ def write(
     from vader.runtime import catch_interrupts, write_json  # not at the top: the processes that render import this
 
     out = out.resolve()
-    check(out, layout, count, width, height, workers)
+    check(out, layout, count, width, height, seed, workers)
     chosen = LAYOUTS[layout]
     order = Order(count, width, height, seed, config or SceneConfig(setting=chosen.setting))
     val = sum(is_val(i, chosen.parts(count)) for i in range(chosen.parts(count)))
@@ -81,9 +89,11 @@ def write(
             whole_folder(out) as folder,
             closing(in_order(partial(chosen.make, order, folder), count, workers)) as records,
         ):
-            told = progress(records, count, say)
-            chosen.collect(order, folder, _until(lambda: interrupts.received is not None, told))
+            told = _until(lambda: interrupts.received is not None, progress(records, count, say))
+            cameras: dict[str, Any] = {}
+            chosen.collect(order, folder, _keep_cameras(told, cameras))
             write_json(folder / "scenes.json", summary)
+            put(folder / "cameras.json", _cameras_text(cameras))
     except OSError as error:
         error.filename = str(out)  # rather than the hidden name, or none
         raise
@@ -93,7 +103,7 @@ def write(
     return summary
 
 
-def check(out: Path, layout: str, count: int, width: int, height: int, workers: int | None) -> None:
+def check(out: Path, layout: str, count: int, width: int, height: int, seed: int, workers: int | None) -> None:
     """Raise BadInput for what cannot be made, and MissingExtra for a library that it would need."""
     if layout not in LAYOUTS:
         raise BadInput(f"--layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -103,13 +113,19 @@ def check(out: Path, layout: str, count: int, width: int, height: int, workers: 
     for side in (height, width):
         if not SMALLEST <= side <= LARGEST:
             raise BadInput(f"--size: expected {SMALLEST} to {LARGEST} px a side, got {height}x{width}")
+    if seed < 0:
+        raise BadInput(f"--seed: expected 0 or more, got {seed}")
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: expected at least 1, got {workers}")
     if chosen.needs and find_spec(chosen.needs[0]) is None:
         library, extra = chosen.needs
         raise MissingExtra(f"--layout {layout} needs {library}; install it with: pip install 'vader-dense[{extra}]'")
-    if out == Path.cwd() or out.is_mount():  # neither can be put in place by a renaming
-        raise BadInput(f"expected a folder to be made, {out} is where you are or a mounted disk; name one inside it")
+    try:
+        fixed = out == Path.cwd() or out.is_mount()
+    except OSError as error:  # a name that is too long
+        raise BadInput(f"{OUT}: cannot write to {out} ({error.strerror}); choose another place") from None
+    if fixed:  # neither can be put in place by a renaming
+        raise BadInput(f"{OUT}: expected a new folder, {out} is where you are or a mounted disk; name one inside it")
 
 
 def choose_workers(pixels: int) -> int:
@@ -123,20 +139,21 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` to fill, which becomes `out` at the end of the block, or is deleted."""
     from vader.runtime import prepare_output
 
-    existed = out.is_dir()
-    prepare_output(out)  # refused now rather than after the rendering
-    hidden = out.with_name(f".{out.name}.{os.getpid()}")
-    shutil.rmtree(hidden, ignore_errors=True)
+    absent = [folder for folder in (out, *out.parents) if not folder.exists()]  # innermost first
+    name = os.fsencode(out.name)[:200].decode(errors="ignore")  # 255 bytes are what file systems take
+    hidden = out.with_name(f".{name}.{os.getpid()}")
     try:
+        prepare_output(out, OUT)  # refused now rather than after the rendering
+        shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         yield hidden
         os.sync()  # thousands of files: one by one it would take longer than the rendering
         hidden.replace(out)  # an empty folder gives way
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
-        if not existed:
+        for folder in absent:
             with suppress(OSError):
-                out.rmdir()
+                folder.rmdir()
         raise
 
 
@@ -188,6 +205,20 @@ def _until(stop: Callable[[], bool], records: Iterable[Record]) -> Iterator[Reco
             raise KeyboardInterrupt
 
 
+def _keep_cameras(made: Iterable[Made], cameras: dict[str, Any]) -> Iterator[Any]:
+    """The records; `cameras` gets each picture's."""
+    for one in made:
+        camera = one.camera
+        cameras[one.picture] = {"intrinsics": camera.intrinsics.tolist(), "pose": camera.pose.tolist()}
+        yield one.record
+
+
+def _cameras_text(cameras: dict[str, Any]) -> str:
+    """A picture a line."""
+    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(camera)}" for name, camera in cameras.items())
+    return f'{{\n  "conventions": {json.dumps(CAMERAS)},\n  "pictures": {{\n{lines}\n  }}\n}}\n'
+
+
 def progress(records: Iterable[Record], count: int, say: Callable[[str], None] | None) -> Iterator[Record]:
     """The records; says every two seconds how many there were, and how long the others will take."""
     begin = spoken = time.monotonic()
@@ -200,8 +231,3 @@ def progress(records: Iterable[Record], count: int, say: Callable[[str], None] |
             rate = (done - 1) / max(now - begin, 1e-9)
             say(f"{done} of {count} pictures, {rate:.1f}/s, {(count - done) / rate:.0f} s left")
             spoken = now
-
-
-def to_stderr(text: str) -> None:
-    """Progress for the person who waits."""
-    print(text, file=sys.stderr, flush=True)

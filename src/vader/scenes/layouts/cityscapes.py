@@ -6,7 +6,7 @@ the only kind with instances there: 26000, 26001 ...; all else has its plain id 
 
 The polygons run through pixel centres and are meant to be painted in their order, as Cityscapes' own tools do, which
 gives labelIds back exactly. These tools count every polygon "car" as one instance: of a car in several pieces the
-largest is a "car", in the order of the instances' numbers, and the others are "cargroup", which has no number.
+largest is a "car", and the others are "cargroup", which has no number: they are plain 26 in instanceIds, too.
 
 Legend: H W pixels.
 """
@@ -18,11 +18,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Bool, Integer
 
 from vader.images.encode import png
 from vader.scenes.frame import CLASSES, Frame
-from vader.scenes.layouts.order import Layout, Order, put, spend, split_of
+from vader.scenes.layouts.order import Layout, Made, Order, put, spend, split_of
 from vader.scenes.layouts.outlines import pieces, traced
 
 # Cityscapes' name, id and colour of each of our classes.
@@ -51,23 +51,25 @@ def name(index: int, count: int) -> tuple[str, str, str]:
     return split, city, f"{city}_{index:06d}_{SNIPPET:06d}"
 
 
-def make(order: Order, folder: Path, index: int) -> None:
+def make(order: Order, folder: Path, index: int) -> Made:
     """The files of one picture."""
     frame = order.frame(index)
     objects, cars = _polygons(frame)
     ids = np.array([LABELS[one][1] for one in CLASSES], np.uint8)[frame.classes]
     instances = ids.astype(np.uint16)
-    for k, number in enumerate(cars):
-        instances[frame.instances == number] = LABELS["car"][1] * 1000 + k
+    for k, car in enumerate(cars):
+        instances[car] = LABELS["car"][1] * 1000 + k
     colours = np.array([(*LABELS[one][2], 255) for one in CLASSES], np.uint8)[frame.classes]
     text = {"imgHeight": order.height, "imgWidth": order.width, "objects": objects}
     split, city, beginning = name(index, order.count)
-    put(folder / "leftImg8bit" / split / city / f"{beginning}_leftImg8bit.png", png(frame.image))
+    picture = f"leftImg8bit/{split}/{city}/{beginning}_leftImg8bit.png"
+    put(folder / picture, png(frame.image))
     truth = folder / "gtFine" / split / city
     put(truth / f"{beginning}_gtFine_labelIds.png", png(ids))
     put(truth / f"{beginning}_gtFine_instanceIds.png", png(instances))
     put(truth / f"{beginning}_gtFine_color.png", png(colours))
     put(truth / f"{beginning}_gtFine_polygons.json", json.dumps(text, indent=4) + "\n")
+    return Made(picture, frame.camera)
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
@@ -78,29 +80,27 @@ def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
             (folder / kind / split).mkdir(parents=True, exist_ok=True)
 
 
-def _polygons(frame: Frame) -> tuple[list[dict[str, Any]], list[int]]:
-    """Polygons in the order of painting, and the numbers of the car instances in the order of their "car" polygons.
+def _polygons(frame: Frame) -> tuple[list[dict[str, Any]], list[Bool[np.ndarray, "H W"]]]:
+    """Polygons in the order of painting, and the pixels of the "car" polygons in their order.
 
     A polygon fills its holes, so the larger ones come first: what lies in a hole is smaller than what surrounds it.
     """
     regions = _regions(frame)
-    found = []  # (less the pixels with the holes filled, the region, whether its largest piece, class, polygon)
+    found = []  # (less the pixels with the holes filled, the region, label, polygon, its pixels where it is a car)
     for region in np.unique(regions):
         parts = sorted(pieces(regions == region), key=lambda part: -int(part[0].sum()))
-        one = CLASSES[int(region) >> 16]
+        label = LABELS[CLASSES[int(region) >> 16]][0]
         for i, (piece, (x, y)) in enumerate(parts):
             corners = traced(piece)
             filled = int(cv2.fillPoly(np.zeros(piece.shape, np.uint8), [np.array(corners)], 1).sum())
             polygon = [[left + x, top + y] for left, top in corners]
-            found.append((-filled, int(region), i == 0, one, polygon))
+            car = np.zeros(regions.shape if label == "car" and i == 0 else 0, bool)
+            if car.size:
+                car[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
+            found.append((-filled, int(region), "cargroup" if label == "car" and i else label, polygon, car))
     found.sort(key=lambda item: item[:2])
-    objects, cars = [], []
-    for _, region, largest, one, polygon in found:
-        label = LABELS[one][0]
-        if one == "car" and largest:
-            cars.append(region & 0xFFFF)
-        objects.append({"label": label if one != "car" or largest else "cargroup", "polygon": polygon})
-    return objects, cars
+    objects = [{"label": label, "polygon": polygon} for _, _, label, polygon, _ in found]
+    return objects, [car for _, _, label, _, car in found if label == "car"]
 
 
 def _regions(frame: Frame) -> Integer[np.ndarray, "H W"]:

@@ -16,10 +16,10 @@ from jaxtyping import UInt8
 from vader.errors import BadInput
 from vader.images.encode import colour_map, jpeg, palette_png
 from vader.scenes.exposure import film
-from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
+from vader.scenes.layouts.order import Layout, Made, Order, put, put_lists, spend
 from vader.scenes.render import render
 from vader.scenes.samples import FRAMES_PER_SECOND
-from vader.scenes.world import World, make_world
+from vader.scenes.world import World, make_world, moments
 
 CLIP = 24
 TRIES = 20
@@ -57,16 +57,18 @@ def locate(count: int, index: int) -> tuple[int, int]:
 @lru_cache(maxsize=2)  # a process makes a clip's frames one after the other
 def opening(order: Order, clip: int) -> tuple[World, tuple[int, ...]]:
     """A clip's world, and the numbers of the objects that its first frame shows."""
-    total = clip_count(order.count)
+    lengths = clips(order.count)
+    times = moments((lengths[clip] - 1) / FRAMES_PER_SECOND)
     for attempt in range(TRIES):
-        world = make_world(order.config, order.seed, clip + attempt * total)  # no world serves two clips
+        index = clip + attempt * len(lengths)  # no world serves two clips
+        world = make_world(order.config, order.seed, index, times)
         shown = np.unique(render(world, world.camera(order.width, order.height)).instances)
         if shown.any():
             return world, tuple(int(number) for number in shown if number)
     raise BadInput(f"--set: expected scenes with objects for the clips, got {TRIES} worlds without any in sight")
 
 
-def make(order: Order, folder: Path, index: int) -> None:
+def make(order: Order, folder: Path, index: int) -> Made:
     """One frame and its annotation."""
     clip, t = locate(order.count, index)
     world, numbers = opening(order, clip)
@@ -76,9 +78,10 @@ def make(order: Order, folder: Path, index: int) -> None:
     annotation = np.zeros(frame.instances.shape, np.uint8)
     for new, number in enumerate(numbers, 1):
         annotation[frame.instances == number] = new
-    place = Path("480p", _name(clip), f"{t:05d}")
-    put(folder / "JPEGImages" / place.with_suffix(".jpg"), jpeg(frame.image))
-    put(folder / "Annotations" / place.with_suffix(".png"), palette_png(annotation, palette()))
+    place = f"480p/{_name(clip)}/{t:05d}"
+    put(folder / f"JPEGImages/{place}.jpg", jpeg(frame.image))
+    put(folder / f"Annotations/{place}.png", palette_png(annotation, palette()))
+    return Made(f"JPEGImages/{place}.jpg", frame.camera)
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:

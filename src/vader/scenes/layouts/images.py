@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vader.images.encode import jpeg
-from vader.scenes.layouts.order import Layout, Order, put, spend
+from vader.scenes.layouts.order import Layout, Made, Order, put, spend
 
 
-def make(order: Order, folder: Path, index: int) -> None:
+def make(order: Order, folder: Path, index: int) -> Made:
     """One picture, world `index`'s."""
-    put(folder / "images" / f"{index:06d}.jpg", jpeg(order.frame(index).image))
+    frame, name = order.frame(index), f"images/{index:06d}.jpg"
+    put(folder / name, jpeg(frame.image))
+    return Made(name, frame.camera)
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from vader.scenes.frame import CLASSES, Frame
 from vader.scenes.layouts.matlab import MatFile, columns
-from vader.scenes.layouts.order import Layout, Order, is_val, put
+from vader.scenes.layouts.order import Layout, Made, Order, is_val, put
 from vader.scenes.layouts.voc import compact
 
 FARTHEST = 10.0
@@ -54,8 +54,8 @@ def raw_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
     return np.where(holes, np.float32(0), frame.depth)
 
 
-def make(order: Order, folder: Path, index: int) -> dict[str, np.ndarray]:
-    """One picture's part of each array, axes reversed as MATLAB stores them."""
+def make(order: Order, folder: Path, index: int) -> Made:
+    """The record is one picture's part of each array, axes reversed as MATLAB stores them."""
     frame = order.frame(index)
     record = {
         "images": frame.image,
@@ -64,7 +64,17 @@ def make(order: Order, folder: Path, index: int) -> dict[str, np.ndarray]:
         "labels": frame.classes.astype(np.uint16) + np.uint16(1),
         "instances": compact(frame)[0],
     }
-    return {name: np.ascontiguousarray(array.T) for name, array in record.items()}
+    arrays = {name: np.ascontiguousarray(array.T) for name, array in record.items()}
+    return Made(_picture(_scene(order, index)), frame.camera, arrays)
+
+
+def _scene(order: Order, index: int) -> str:
+    return f"{order.config.setting}_{index:06d}"
+
+
+def _picture(scene: str) -> str:
+    """As rawRgbFilenames has it, where the real set's pictures came from; cameras.json knows the pictures by it."""
+    return f"{scene}/r.ppm"
 
 
 def collect(order: Order, folder: Path, records: Iterable[dict[str, np.ndarray]]) -> None:
@@ -75,11 +85,11 @@ def collect(order: Order, folder: Path, records: Iterable[dict[str, np.ndarray]]
         for index, record in enumerate(records):
             for name, values in record.items():
                 file.put(name, index, values)
-        names = [f"{order.config.setting}_{index:06d}" for index in range(order.count)]
+        names = [_scene(order, index) for index in range(order.count)]
         file.cell("names", list(CLASSES))
         file.cell("sceneTypes", [order.config.setting] * order.count)
         file.cell("scenes", names)
-        file.cell("rawRgbFilenames", [f"{name}/r.ppm" for name in names])
+        file.cell("rawRgbFilenames", [_picture(name) for name in names])
         file.cell("rawDepthFilenames", [f"{name}/d.pgm" for name in names])
     split = {name: [i + 1 for i in range(order.count) if is_val(i, order.count) == val] for name, val in SPLITS.items()}
     put(folder / "splits.mat", columns(split))

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from vader.scenes.camera import Camera
 from vader.scenes.frame import Frame
 from vader.scenes.samples import still
 from vader.scenes.world import SceneConfig
@@ -27,17 +28,25 @@ class Order:
         return still(self.config, self.seed, self.width, self.height, index)
 
 
+class Made(NamedTuple):
+    """A picture that was made: its name in the data set, its camera, and what is to be collected."""
+
+    picture: str
+    camera: Camera
+    record: Any = None
+
+
 @dataclass(frozen=True)
 class Layout:
     """How pictures are written as one data set.
 
     `make(order, folder, index)` renders picture `index` and writes what is its own; it may run in any process and
-    order. `collect(order, folder, records)` gets what the makes return, in order, and writes what is common to all;
+    order. `collect(order, folder, records)` gets the makes' records, in order, and writes what is common to all;
     it reads each record, and may write while the later ones are made. `names` are the data set's names of classes and
     their numbers there.
     """
 
-    make: Callable[[Order, Path, int], Any]
+    make: Callable[[Order, Path, int], Made]
     collect: Callable[[Order, Path, Iterable[Any]], None]
     names: Mapping[str, int]
     setting: Setting = "mixed"  # of the worlds, unless another is asked for

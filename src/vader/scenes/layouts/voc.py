@@ -18,7 +18,8 @@ from jaxtyping import Bool, Integer, UInt8
 
 from vader.images.encode import colour_map, jpeg, palette_png
 from vader.scenes.frame import KINDS, Frame
-from vader.scenes.layouts.order import Layout, Order, put, put_lists, spend
+from vader.scenes.layouts.order import Layout, Made, Order, put, put_lists, spend
+from vader.scenes.truth import boxes
 
 VOID = 2
 NAMES = {"background": 0} | {kind: i + 1 for i, kind in enumerate(KINDS)}
@@ -39,7 +40,7 @@ def compact(frame: Frame) -> tuple[UInt8[np.ndarray, "H W"], list[int]]:
     return (places.reshape(frame.instances.shape) + (0 if 0 in shown else 1)).astype(np.uint8), numbers
 
 
-def make(order: Order, folder: Path, index: int) -> None:
+def make(order: Order, folder: Path, index: int) -> Made:
     """The files of one picture."""
     frame = order.frame(index)
     objects, numbers = compact(frame)
@@ -50,8 +51,11 @@ def make(order: Order, folder: Path, index: int) -> None:
     for kind, values in (("Class", label[objects]), ("Object", objects)):
         values = np.where(void, np.uint8(255), values)
         put(place / f"Segmentation{kind}" / f"{name}.png", palette_png(values, colour_map()))
-    put(place / "JPEGImages" / f"{name}.jpg", jpeg(frame.image))
-    put(place / "Annotations" / f"{name}.xml", _annotation(name, objects, [kinds[number] for number in numbers]))
+    picture = place / "JPEGImages" / f"{name}.jpg"
+    put(picture, jpeg(frame.image))
+    found = boxes(frame)
+    put(place / "Annotations" / f"{name}.xml", _annotation(name, frame, [(kinds[n], found[n]) for n in numbers]))
+    return Made(picture.relative_to(folder).as_posix(), frame.camera)
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
@@ -67,19 +71,17 @@ def _name(index: int) -> str:
     return f"2012_{index + 1:06d}"
 
 
-def _annotation(name: str, objects: UInt8[np.ndarray, "H W"], kinds: list[str]) -> str:
-    height, width = objects.shape
+def _annotation(name: str, frame: Frame, objects: list[tuple[str, tuple[int, int, int, int]]]) -> str:
+    height, width = frame.instances.shape
     root = ElementTree.Element("annotation")
     _add(root, folder="VOC2012", filename=f"{name}.jpg", segmented=1)
     _add(ElementTree.SubElement(root, "source"), database="rendered scenes", annotation="VOC2012", image="vader")
     _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
-    for number, kind in enumerate(kinds, 1):
-        rows, columns = np.nonzero(objects == number)
-        left, top, right, bottom = columns.min(), rows.min(), columns.max(), rows.max()
-        cut = left == 0 or top == 0 or right == width - 1 or bottom == height - 1
+    for kind, (left, top, right, bottom) in objects:
+        cut = left == 0 or top == 0 or right == width or bottom == height
         one = ElementTree.SubElement(root, "object")
         _add(one, name=kind, pose="Unspecified", truncated=int(cut), difficult=0)
-        _add(ElementTree.SubElement(one, "bndbox"), xmin=left + 1, ymin=top + 1, xmax=right + 1, ymax=bottom + 1)
+        _add(ElementTree.SubElement(one, "bndbox"), xmin=left + 1, ymin=top + 1, xmax=right, ymax=bottom)
     ElementTree.indent(root, "\t")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
