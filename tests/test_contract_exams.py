@@ -242,8 +242,10 @@ def test_scores_are_finite_and_within_their_range(sat: Sat, name: str) -> None:
 def test_memory_and_batch_change_no_number(sat: Sat, name: str) -> None:
     found, other = row(sat.done, name), row(sat.other, name)
     assert list(found) == list(other)
-    for measure, values in found.items():  # probes differ by their rounding, some 1e-9, which can turn a pixel or two
-        assert values == pytest.approx(other[measure], rel=1e-6, abs=2e-4), measure.name
+    # Sums in another order differ by some 1e-9, which turns a pixel whose two best classes are as good as equal: of SIFT,
+    # which is 0 where nothing is, a few of 12,288.
+    for measure, values in found.items():
+        assert values == pytest.approx(other[measure], rel=1e-6, abs=1e-3), measure.name
 
 
 @pytest.mark.parametrize("name", ENCODERS)
