@@ -242,8 +242,8 @@ def test_scores_are_finite_and_within_their_range(sat: Sat, name: str) -> None:
 def test_memory_and_batch_change_no_number(sat: Sat, name: str) -> None:
     found, other = row(sat.done, name), row(sat.other, name)
     assert list(found) == list(other)
-    # Sums in another order differ by some 1e-9, which turns a pixel whose two best classes are as good as equal: of SIFT,
-    # which is 0 where nothing is, a few of 12,288.
+    # Sums in another order differ by some 1e-9, which turns pixels whose two best classes are as good as equal: a few
+    # in ten thousand of SIFT's, which is 0 where nothing is.
     for measure, values in found.items():
         assert values == pytest.approx(other[measure], rel=1e-6, abs=1e-3), measure.name
 
