@@ -5,11 +5,12 @@ INSTALLED := .venv/installed
 
 .PHONY: demo demo-photos test check bench clean
 
-# uv installs several times faster; without it pip does the same.
+# uv installs several times faster; without it pip does the same. Compiled now, or every process that starts compiles
+# torch anew where PYTHONDONTWRITEBYTECODE is set.
 $(INSTALLED): pyproject.toml constraints.txt
 	@if command -v uv >/dev/null; then \
 		[ -x $(BIN)/python ] || uv venv --quiet --python $(PYTHON) .venv; \
-		VIRTUAL_ENV=.venv uv pip install --quiet -c constraints.txt -e '.[dev]'; \
+		VIRTUAL_ENV=.venv uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'; \
 	else \
 		[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; \
 		$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'; \

@@ -274,12 +274,20 @@ def test_bins_are_scored_from_both_sides() -> None:
     probes = [LinearProbe(3 * noise((8, 2), k), noise((8,), k + 5)) for k in range(2)]
     truth = np.random.default_rng(0).uniform(0.5, 11, (48, 64)).astype(np.float32)
     truth[::5] = 0
+    truth[1, :3] = np.nan
     maps = noise((2, 12, 16), 0), noise((2, 12, 16), 1)
     seen: list[np.ndarray] = []
     crop = (45, 471, 41, 601)
     found = bins.score_probes(probes, [(*maps, truth), (*maps, np.zeros_like(truth))], config, stride=4,
                               crops=[crop, None], watch=lambda _, one: seen.append(one))  # fmt: skip
     centres = np.linspace(0.001, 10, 8)
+    empty = truth.size  # the second picture is without depth
+    pixels = {
+        "valid": int(((truth > 0) & (truth <= 10)).sum()), "unknown": int((truth == 0).sum()) + empty,
+        "not finite": 3, "beyond 10 m": int((truth > 10).sum()),
+    }  # fmt: skip
+    assert sum(pixels.values()) == 2 * empty
+    assert {tuple(score.pixels.items()) for one in found for score in one} == {tuple(pixels.items())}
     for t, probe in enumerate(probes):
         sides = []
         for one in maps:
