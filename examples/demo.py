@@ -9,11 +9,14 @@ Needs no data and no GPU. FOLDER gets the images, the runs, `report.html` with t
 import argparse
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from threading import Thread
 
 import torch
 from scene_exams import ANGLE_NAMES, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
@@ -29,7 +32,7 @@ from vader.tables import Cell, Column, Row, Table, to_markdown
 # 0.37 M parameters: four times the steps of a ResNet-10-t in the same minutes, and the minutes are few.
 ENCODER = "test_resnet"
 IMAGES, SIDE = 500, 128  # of pretraining
-MINUTES = 2.4  # of training, both networks together
+MINUTES = 2.4  # of training, both networks at once
 MARK = ".vader-demo"  # in a folder that an earlier demo made, which a new one may replace
 SETTINGS = ("--encoder", ENCODER, "--size", 64, "--set", "held_out=32", "--set", "exam_every=100")
 
@@ -49,6 +52,37 @@ def vader(*words: object) -> None:
     done = subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=False)
     if done.returncode:
         sys.exit(f"demo: `vader {command[1]}` failed (exit code {done.returncode}); see above")
+
+
+def vader_at_once(commands: dict[str, tuple[object, ...]]) -> None:
+    """Run commands beside each other, each on its share of the cores; their lines begin with their names."""
+    threads = str(max(1, len(os.sched_getaffinity(0)) // len(commands) if hasattr(os, "sched_getaffinity") else 1))
+    running = {}
+    for name, words in commands.items():
+        command = ["vader", *map(str, words)]
+        print("$ " + " ".join(command), flush=True)
+        running[name] = subprocess.Popen(
+            [str(Path(sys.executable).parent / command[0]), *command[1:]], text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": threads},
+        )  # fmt: skip
+    readers = [Thread(target=relay, args=(name, one.stdout), daemon=True) for name, one in running.items()]
+    for reader in readers:
+        reader.start()
+    try:
+        for name, one in running.items():
+            if one.wait():
+                sys.exit(f"demo: `vader {commands[name][0]}` of {name} failed (exit code {one.returncode}); see above")
+    finally:
+        for one in running.values():
+            one.terminate()
+        for reader in readers:
+            reader.join()
+
+
+def relay(name: str, lines: Iterable[str]) -> None:
+    """Print a command's lines as they come."""
+    for line in lines:
+        print(f"{name:5} | {line}", end="", flush=True)
 
 
 def check(**numbers: float) -> None:
@@ -71,11 +105,13 @@ def claim(folder: Path) -> None:
 
 
 def train(folder: Path, seed: int, minutes: float) -> dict[str, Path]:
-    """MoCo and VADeR on the same images for the same time."""
+    """MoCo and VADeR on the same images for the same time, at once: a small network makes little of two cores."""
     runs = {name: folder / f"{name}-{seed}" for name in ("moco", "vader")}
-    for name, run in runs.items():
-        vader("pretrain", folder / "images", "--out", run, "--objective", name, "--minutes", minutes / 2,
-              "--seed", seed, *SETTINGS)  # fmt: skip
+    vader_at_once({
+        name: ("pretrain", folder / "images", "--out", run, "--objective", name, "--minutes", minutes, "--seed", seed,
+               "--workers", 0, *SETTINGS)
+        for name, run in runs.items()
+    })  # fmt: skip
     return runs
 
 
@@ -147,7 +183,7 @@ def main() -> None:
     """Scenes, two runs a seed, exams, a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, both networks together")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, both networks at once")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--plain", action="store_true", help="two exams again with one exposure for all shots")
@@ -186,8 +222,8 @@ def main() -> None:
     report = Report(
         title="VADeR on rendered scenes",
         lead=(
-            f"MoCo and VADeR were trained on the same {a.images} unlabelled pictures for {a.minutes / 2:g} minutes "
-            "each; then both, and what needs no training, sat four exams on scenes they had not seen.",
+            f"MoCo and VADeR were trained on the same {a.images} unlabelled pictures for {a.minutes:g} minutes, "
+            "at once; then both, and what needs no training, sat four exams on scenes they had not seen.",
         ),
         tables=tuple(tables), verdicts=verdicts(scores), facts=facts | {"scores": scores},
         groups=groups(sets, contestants(runs, sets, a.seeds - 1), runs, scores, a.folder),
