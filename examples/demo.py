@@ -1,6 +1,6 @@
 """From nothing to numbers in a few minutes: render scenes, pretrain MoCo and VADeR at equal cost, examine both.
 
-    python examples/demo.py FOLDER [--minutes 2.4] [--seeds 1] [--plain]
+    python examples/demo.py FOLDER [--minutes 2.2] [--seeds 1] [--plain]
 
 Needs no data and no GPU. FOLDER gets the images, the runs, `report.html` with the table and pictures, and
 `report.json`. With your own photos instead: `examples/photos.py`, or `vader pretrain --help`.
@@ -14,9 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from threading import Thread
+from typing import IO
 
 import torch
 from scene_exams import ANGLE_NAMES, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
@@ -32,7 +32,7 @@ from vader.tables import Cell, Column, Row, Table, to_markdown
 # 0.37 M parameters: four times the steps of a ResNet-10-t in the same minutes, and the minutes are few.
 ENCODER = "test_resnet"
 IMAGES, SIDE = 500, 128  # of pretraining
-MINUTES = 2.4  # of training, both networks at once
+MINUTES = 2.2  # of training, both networks at once
 MARK = ".vader-demo"  # in a folder that an earlier demo made, which a new one may replace
 SETTINGS = ("--encoder", ENCODER, "--size", 64, "--set", "held_out=32", "--set", "exam_every=100")
 
@@ -69,20 +69,24 @@ def vader_at_once(commands: dict[str, tuple[object, ...]]) -> None:
     for reader in readers:
         reader.start()
     try:
+        while None in (ends := [one.poll() for one in running.values()]) and not any(ends):
+            time.sleep(0.1)
         for name, one in running.items():
-            if one.wait():
+            if one.returncode:
                 sys.exit(f"demo: `vader {commands[name][0]}` of {name} failed (exit code {one.returncode}); see above")
     finally:
         for one in running.values():
             one.terminate()
+            one.wait()
         for reader in readers:
             reader.join()
 
 
-def relay(name: str, lines: Iterable[str]) -> None:
+def relay(name: str, lines: IO[str]) -> None:
     """Print a command's lines as they come."""
-    for line in lines:
-        print(f"{name:5} | {line}", end="", flush=True)
+    with lines:
+        for line in lines:
+            print(f"{name:5} | {line}", end="", flush=True)
 
 
 def check(**numbers: float) -> None:

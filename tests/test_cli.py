@@ -218,6 +218,25 @@ def test_flags_win_over_set_wins_over_the_file_wins_over_the_recipe(photos: Path
 
 
 @pytest.mark.parametrize(
+    ("minutes", "exams", "steps"),
+    [(1.0, [3.0, 1.0], 109), (10.0, [30.0, 6.0], 1007), (0.01, [3.0, 1.0], 1), (1.0, [], 120)],
+)
+def test_minutes_hold_the_steps_and_their_exams(
+    minutes: float, exams: list[float], steps: int, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: 0.5 s a step, an exam every 100 steps, a first one with the baselines and one at the end."""
+    speeds = [{"images_per_s": 8.0}, {"images_per_s": 64.0}]  # the first window warms up
+    lines = speeds + [{"exam_s": seconds} for seconds in exams]
+    monkeypatch.setattr("vader.commands.run_pretrain", lambda *_, **__: None)
+    monkeypatch.setattr("vader.commands.read_metrics", lambda _: lines)
+    made = config(photos, minutes=minutes, set=["exam_every=100"])
+    assert made.steps == steps
+    if steps > 1 and exams:
+        spent = 0.5 * steps + exams[0] + exams[1] * (steps / 100 + 1)
+        assert 60 * minutes - 1 < spent <= 60 * minutes
+
+
+@pytest.mark.parametrize(
     ("given", "told"),
     [
         ({"set": ["temprature=0.1"]}, "temprature"),

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -108,3 +109,20 @@ def test_a_command_that_fails_ends_the_demo_with_a_line(
     with pytest.raises(SystemExit, match=r"^demo: `vader scenes` failed \(exit code 1\); see above$"):
         vader("scenes", tmp_path / "out", "--layout", "images", "--count", 0)
     assert "vader: --count: expected at least 1" in capfd.readouterr().err
+
+
+def test_commands_run_at_once_on_their_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each line begins with its command's name; where one fails the demo ends and the others are stopped."""
+    told = example("demo", monkeypatch).vader_at_once
+    told({"one": ("--version",), "two": ("--version",)})
+    lines = capfd.readouterr().out.splitlines()
+    assert sorted(line[:7] for line in lines if "|" in line) == ["one   |", "two   |"]
+    started = time.monotonic()
+    scenes = ("scenes", tmp_path / "out", "--layout", "images", "--count", 100_000, "--size", "64x64")
+    bad = ("scenes", tmp_path / "other", "--layout", "images", "--count", 0)
+    with pytest.raises(SystemExit, match=r"^demo: `vader scenes` of bad failed \(exit code 1\); see above$"):
+        told({"good": scenes, "bad": bad})
+    assert time.monotonic() - started < 200, "not the hour that the other would take"
+    assert "bad   | vader: --count: expected at least 1" in capfd.readouterr().out

@@ -38,7 +38,7 @@ def state_path(run: Path, step: int) -> Path:
 
 def metrics(run: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_s"} for line in lines]
+    return [{name: value for name, value in line.items() if name not in ("images_per_s", "exam_s")} for line in lines]
 
 
 def state_record(folder: Path) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
-    """How many steps fit into so many minutes here: a few are run in a folder that is thrown away."""
+    """How many steps and exams fit into so many minutes here: a few are run in a folder that is thrown away."""
     import tempfile
 
     if config.devices * config.nodes > 1:
@@ -174,11 +174,14 @@ def steps_in(config: PretrainConfig, minutes: float, quiet: bool) -> int:
             run_pretrain(trial, quiet=True)
         if interrupts.received is not None:
             raise KeyboardInterrupt("stopped while the speed was measured; the run itself has not begun")
-        speeds = [line["images_per_s"] for line in read_metrics(trial.out) if "images_per_s" in line]
-    per_step = config.batch / speeds[-1]  # the first window holds the warming up
-    steps = max(1, int(60 * minutes / per_step))
+        lines = read_metrics(trial.out)
+    per_step = config.batch / [line["images_per_s"] for line in lines if "images_per_s" in line][-1]  # now warm
+    exams = [line["exam_s"] for line in lines if "exam_s" in line] or [0.0]  # the first has the baselines to do
+    left = 60 * minutes - exams[0] - exams[-1]
+    steps = max(1, int(left / (per_step + exams[-1] / config.exam_every)))
     if not quiet:
-        print(f"about {1 / per_step:.2f} steps/s here: {steps} steps in {minutes:g} minutes", file=sys.stderr)
+        speed = f"about {1 / per_step:.2f} steps/s and {exams[-1]:.1f} s an exam here"
+        print(f"{speed}: {steps} steps in {minutes:g} minutes", file=sys.stderr)
     return steps
 
 

@@ -226,7 +226,8 @@ class Run:
             self._baselines(scores)
         told = {"match": float(scores.mean()), **health.statistics(*maps, exam)}
         beside = {name: float(self.scores[name].mean()) for name in ("start", "hypercolumn", "raw_colour")}
-        self.journal.write({"step": done, **told, "chance_match": exam.chance, **beside})
+        seconds = self.journal.pause() - since
+        self.journal.write({"step": done, **told, "chance_match": exam.chance, **beside, "exam_s": seconds})
         others = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in beside.items())
         whose = "held-out" if self.record["data"]["held_out"] else "training images'"
         self.journal.say(
