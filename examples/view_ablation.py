@@ -33,7 +33,7 @@ def train(folder: Path, views: str, seed: int, steps: int) -> Path:
     """One run, the paper's loss."""
     run = folder / f"{views}-{seed}"
     vader("pretrain", folder / "images", "--out", run, "--views", views, "--seed", seed, "--steps", steps, "--quiet",
-          *SETTINGS, *PAPERS)  # fmt: skip
+          "--workers", 0, *SETTINGS, *PAPERS)  # fmt: skip
     return run
 
 

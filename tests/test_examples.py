@@ -47,13 +47,13 @@ def test_the_demo_ends_in_a_table_and_a_page(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_ablation_of_views_ends_in_a_table(tmp_path: Path) -> None:
     folder = tmp_path / "views"
-    words = ("--small", "--images", 30, "--steps", 2, "--seeds", 2)
+    words = ("--small", "--images", 30, "--steps", 2, "--seeds", 1)
     done = run(EXAMPLES / "view_ablation.py", folder, *words)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((folder / "report.json").read_text())
     rows = {row["name"]: row for row in report["tables"][0]["rows"]}
     assert set(rows) == {"no features", "not trained", "different", "same", "unmatched"}
-    assert len(report["facts"]["scores"]["same"]) == 2
+    assert len(report["facts"]["scores"]["same"]) == 1
     assert len(report["verdicts"]) == 4
     assert "--set within_image=none" in report["facts"]["protocol"]["training"], "what was run"
 
