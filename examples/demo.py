@@ -142,7 +142,7 @@ def contestants(runs: dict[str, Path], sets: Sets, seed: int) -> dict[str, Dense
 def examine(
     encoders: dict[str, DenseEncoder], sets: Sets, seed: int, plain: bool
 ) -> Iterator[tuple[str, dict[str, float | list[float]]]]:
-    """What each encoder got. Two sit at a time: an exam's steps are too small for all cores, and no score depends on it."""
+    """What each encoder got. Two sit at a time: an exam's steps are too small for all cores. No score depends on it."""
     threads = max(1, torch.get_num_threads() // 2)
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         yield from zip(encoders, pool.map(lambda one: sit(one, sets, seed, plain), encoders.values()), strict=True)
