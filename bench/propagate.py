@@ -23,7 +23,7 @@ from timing import alternate, report
 from vader.exams.propagation.affinity import Box, bounds
 from vader.exams.propagation.labels import pixel_labels
 from vader.exams.propagation.protocols import PROTOCOLS, PropagationProtocol
-from vader.exams.propagation.step import CHUNK, carry_frame
+from vader.exams.propagation.step import carry_frame
 
 PICTURE = (480, 854)
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--chunk", type=int, default=CHUNK)
+    parser.add_argument("--chunk", type=int)
     parser.add_argument("--alone", action="store_true", help="no full matrix: for what would not fit into memory")
     given = parser.parse_args()
     torch.set_num_threads(1)

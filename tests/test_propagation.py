@@ -172,12 +172,13 @@ def test_every_protocol_equals_loops(name: str, chunk: int) -> None:
 @pytest.mark.parametrize("normalised", ["jointly", "per frame"])
 @pytest.mark.parametrize("radius", [None, 8.0])
 @pytest.mark.parametrize("ties", [True, False])
-def test_ties_are_kept_or_cut(normalised, radius: float | None, ties: bool) -> None:
+@pytest.mark.parametrize("padded", [True, False])
+def test_ties_are_kept_or_cut(normalised, radius: float | None, ties: bool, padded: bool) -> None:
     """Features of few whole numbers, whose products are exact, so that many cells tie with the fifth."""
     maps = noise(4, 2, H, W).sign()
     first = noise(H * W, 3, seed=1).softmax(1)
     p = PropagationProtocol(
-        similarity="dot", temperature=1.5, normalised=normalised, ties=ties, context=2, radius=radius
+        similarity="dot", temperature=1.5, normalised=normalised, ties=ties, context=2, radius=radius, padded=padded
     )
     found = by_the_package(maps, first, p, 8, 1000)
     expected = by_loops(maps, first, replace(p, ties=True), 8)

@@ -16,7 +16,6 @@ from vader.errors import BadInput
 from vader.exams.propagation.context import Context, Held, with_objects
 from vader.exams.propagation.labels import cell_labels, pixel_labels, resized_mask
 from vader.exams.propagation.protocols import PropagationProtocol
-from vader.exams.propagation.step import CHUNK
 from vader.metrics import VOID
 
 MOST = 255  # objects with the background: an indexed PNG has 256 values, of which 255 is void
@@ -38,7 +37,7 @@ class Propagator:
         size: tuple[int, int],
         out: tuple[int, int] | None = None,
         void: int | None = VOID,
-        chunk: int = CHUNK,
+        chunk: int | None = None,
     ) -> None:
         self.protocol, self.stride, self.size, self.void, self.chunk = protocol, stride, size, void, chunk
         self.cells = tuple(-(-side // stride) for side in size)
@@ -163,7 +162,7 @@ def propagate_frames(
     masks: Mapping[int, Integer[np.ndarray, "_ _"]],
     protocol: PropagationProtocol,
     device: str | torch.device = "cpu",
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Iterator[Shaped[np.ndarray, "_ _"]]:
     """A mask of the frame's size for each frame, one by one, in memory that does not depend on the clip's length.
 
@@ -207,7 +206,7 @@ def propagate(
     protocol: PropagationProtocol | None = None,
     *,
     stride: int = 4,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Shaped[np.ndarray, "T H W"]:
     """The object of every pixel of every frame, of a short clip; the first frame's labels are returned as they came.
 
@@ -230,7 +229,7 @@ def carry_through(
     first: Float[Tensor, "hw O"],
     protocol: PropagationProtocol,
     stride: int,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, "T hw O"]:
     """The objects' shares of the first frame's cells -> those of every frame's, each from the frames before it."""
     context, found = Context(protocol), [first]

@@ -3,7 +3,7 @@
 Axes: D embedding, h w cells, O P Q objects.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -51,11 +51,17 @@ class Context:
         free = not self.protocol.restrict_first
         return [*self.given, *before], [free] * len(self.given) + [False] * len(before)
 
-    def carry_to(self, keys: Float[Tensor, "h w D"], stride: int, chunk: int) -> Float[Tensor, "hw O"]:
+    def carry_to(self, keys: Float[Tensor, "h w D"], stride: int, chunk: int | None) -> Float[Tensor, "hw O"]:
         """The labels of the next frame, as the protocol feeds them back."""
         frames, free = self.frames()
+        counts = None
+        if self.protocol.normalised == "per frame":  # no frame competes with another: a repeated one counts double
+            times = Counter((held.number, unbounded) for held, unbounded in zip(frames, free, strict=True))
+            once = {(held.number, unbounded): held for held, unbounded in zip(frames, free, strict=True)}
+            frames, free = list(once.values()), [unbounded for _, unbounded in once]
+            counts = [times[place] for place in once]
         labels = torch.stack([held.labels for held in frames])
-        found = carry_frame(keys, [held.keys for held in frames], labels, free, self.protocol, stride, chunk)
+        found = carry_frame(keys, [held.keys for held in frames], labels, free, self.protocol, stride, chunk, counts)
         return stretched(found) if self.protocol.fed_back == "stretched" else found
 
     def learn(self, keys: Float[Tensor, "h w D"], labels: Float[Tensor, "hw O"], fresh: list[int], stride: int) -> None:

@@ -15,6 +15,7 @@ from vader.exams.propagation.labels import carry
 from vader.exams.propagation.protocols import PropagationProtocol
 
 CHUNK = 144  # queries of a tile: with 12 cells of radius larger ones see too much in vain
+CHUNK_FREE = 256  # and of one that no radius bounds: products of fewer rows are slower
 SAFE = 60.0  # exponents whose exp float32 holds, and the sum of thousands of them
 
 
@@ -38,33 +39,39 @@ def carry_frame(
     free: Sequence[bool],
     protocol: PropagationProtocol,
     stride: int,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Float[Tensor, "hw O"]:
     """The labels of a frame's cells, given its context's maps and labels; `free` context frames have no radius.
 
-    At most `chunk` queries are compared at once; it changes the memory, not the result.
+    At most `chunk` queries are compared at once; it changes the memory, not the result. `counts`, for protocols that
+    normalise per frame: how often each context frame stands in the context (once); it is compared but once.
     """
     h, w, _ = queries.shape
     radius = None if protocol.radius is None else protocol.radius / stride
     found = labels.new_empty(h * w, labels.shape[2])
+    chunk = chunk or (CHUNK_FREE if radius is None else CHUNK)
+    share = labels.new_tensor(counts or [1] * len(keys))
+    share /= share.sum()
     for tile in tiles(h, w, *tile_shape(w, chunk, radius is not None)):
         rows = tile.of(queries) / protocol.temperature  # so that products are what softmax takes
         seen = views(tile, h, w, free, radius, protocol, queries.device)
-        near = neighbours(rows, keys, seen, w, protocol)
+        near = neighbours(rows, keys, seen, w, share, protocol)
         values = carry(labels.flatten(0, 1), near.weights, near.which)
         if protocol.ties and near.tied.any():
-            values[near.tied] = _carry_ties(rows, keys, seen, labels, near, protocol)
+            values[near.tied] = _carry_ties(rows, keys, seen, labels, near, share, protocol)
         found[tile.cells(w, queries.device)] = values
     return found
 
 
 def neighbours(
     queries: Float[Tensor, "N D"], keys: Sequence[Float[Tensor, "h w D"]], seen: list[View], width: int,
-    protocol: PropagationProtocol,
+    share: Float[Tensor, "F"], protocol: PropagationProtocol,
 ) -> Neighbours:  # fmt: skip
-    """The cells that give a tile its labels."""
-    find = _jointly if protocol.normalised == "jointly" else _per_frame
-    return find(queries, keys, seen, width, protocol)
+    """The cells that give a tile its labels; `share` is each frame's part in their mean, if it is one over frames."""
+    if protocol.normalised == "jointly":
+        return _jointly(queries, keys, seen, width, protocol)
+    return _per_frame(queries, keys, seen, width, share, protocol)
 
 
 def _jointly(
@@ -93,8 +100,9 @@ def _jointly(
 
 
 def _per_frame(
-    queries: Tensor, keys: Sequence[Tensor], seen: list[View], width: int, protocol: PropagationProtocol
-) -> Neighbours:
+    queries: Tensor, keys: Sequence[Tensor], seen: list[View], width: int, share: Tensor,
+    protocol: PropagationProtocol,
+) -> Neighbours:  # fmt: skip
     """The k most similar cells of each context frame, with the weights that softmax over all its cells gives them.
 
     The mean over the frames is in the weights, which so need not add up to 1.
@@ -112,7 +120,7 @@ def _per_frame(
             values, place = values[:, :k], place[:, :k].clamp_max(len(cells) - 1)
             number = queries.new_tensor(frames, dtype=torch.int64)
             least[:, number], log_sum[:, number] = values[:, -1].reshape(N, -1), total.view(N, -1)
-            weights.append(((values - total).exp() / F).view(N, -1))
+            weights.append(((values - total).exp().view(N, len(frames), -1) * share[number, None]).view(N, -1))
             which.append((number[:, None] * area + cells[place].view(N, len(frames), -1)).view(N, -1))
     return Neighbours(torch.cat(weights, 1), torch.cat(which, 1), tied, least, log_sum)
 
@@ -132,7 +140,7 @@ def _ties(values: Tensor, k: int) -> Tensor:
 
 
 def _carry_ties(
-    queries: Tensor, keys: Sequence[Tensor], seen: list[View], labels: Tensor, near: Neighbours,
+    queries: Tensor, keys: Sequence[Tensor], seen: list[View], labels: Tensor, near: Neighbours, share: Tensor,
     protocol: PropagationProtocol,
 ) -> Tensor:  # fmt: skip
     """The labels of the tied rows, to which every cell as similar as the k-th contributes."""
@@ -146,6 +154,8 @@ def _carry_ties(
             values = similar[near.tied][..., : len(cells)]  # (n, f, M)
             weights = (values - near.log_sum[near.tied][:, number, None]).exp_()
             weights.masked_fill_(values < near.least[near.tied][:, number, None], 0)
+            if protocol.normalised == "per frame":
+                weights *= share[number, None]
             found += torch.einsum("nfm,fmo->no", weights, labels[number][:, cells])
             total += weights.sum((1, 2))[:, None]
-    return found / total if protocol.normalised == "jointly" else found / len(keys)
+    return found / total if protocol.normalised == "jointly" else found
