@@ -21,7 +21,7 @@ from threading import Thread
 from typing import IO
 
 import torch
-from scene_exams import ANGLE_NAMES, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
+from scene_exams import ANGLE_NAMES, SMALL, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
 from scene_pictures import groups
 
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
@@ -209,7 +209,7 @@ def main() -> None:
     claim(a.folder)
     vader("scenes", a.folder / "images", "--layout", "images", "--count", a.images, "--size", f"{SIDE}x{SIDE}",
           "--workers", 2)  # fmt: skip
-    counts = Counts(train=12, test=6, clips=2, frames=5, pairs=6) if a.small else Counts()
+    counts = SMALL if a.small else Counts()
     print("rendering the exams' scenes", flush=True)
     sets = make_sets(counts, SceneConfig(), workers=2)
     scores: Scores = {"no features": []}

@@ -8,7 +8,7 @@ colours.
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -17,9 +17,10 @@ import torch
 
 from vader.encoders import DenseEncoder
 from vader.exams.depth import linear_depth
-from vader.exams.features import extract
+from vader.exams.features import ProbeConfig, extract
 from vader.exams.matching import ANGLES, THRESHOLDS, MatchScore, by_angle, match_scores
 from vader.exams.propagation import PropagationProtocol, copy_first, mean_scores, propagate, score_clip
+from vader.exams.protocols import DEPTH_PROBE
 from vader.exams.segmentation import linear_segmentation
 from vader.scenes.exposure import film
 from vader.scenes.frame import CLASSES, Frame
@@ -45,6 +46,10 @@ class Counts:
     pairs: int = 48
     size: int = 128
     clip_size: tuple[int, int] = (256, 160)  # width, height
+    probe_steps: int = ProbeConfig().steps
+
+
+SMALL = Counts(train=12, test=6, clips=2, frames=5, pairs=6, probe_steps=60)  # to see whether it works
 
 
 @dataclass(frozen=True)
@@ -125,8 +130,13 @@ def probes(
     """Linear segmentation and depth on given features."""
     labels = [[frame.classes for frame in frames] for frames in (sets.train, sets.test)]
     depths = [[frame.depth for frame in frames] for frames in (sets.train, sets.test)]
-    segmented = linear_segmentation(train, labels[0], test, labels[1], len(CLASSES), seed=seed)
-    deep = linear_depth(train, depths[0], test, depths[1], seed=seed, farthest=FARTHEST)
+    steps = sets.counts.probe_steps
+    segmented = linear_segmentation(
+        train, labels[0], test, labels[1], len(CLASSES), seed=seed, config=ProbeConfig(steps=steps)
+    )
+    deep = linear_depth(
+        train, depths[0], test, depths[1], seed=seed, farthest=FARTHEST, config=replace(DEPTH_PROBE, steps=steps)
+    )
     return {
         "miou": segmented.miou, "pixel_accuracy": segmented.pixel_accuracy, "class_iou": segmented.iou.tolist(),
         "depth_rmse": deep.rmse, "depth_delta1": deep.delta1,

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from demo import COLUMNS, IMAGES, SETTINGS, SIDE, check, claim, vader
-from scene_exams import Counts, make_sets, nothing, propagation, sit
+from scene_exams import SMALL, Counts, make_sets, nothing, propagation, sit
 
 from vader.encoders import fresh_encoder, open_encoder
 from vader.network import NetworkConfig
@@ -87,7 +87,7 @@ def main() -> None:
     claim(a.folder)
     vader("scenes", a.folder / "images", "--layout", "images", "--count", a.images, "--size", f"{SIDE}x{SIDE}",
           "--workers", 2)  # fmt: skip
-    counts = Counts(train=12, test=6, clips=2, frames=5, pairs=6) if a.small else Counts()
+    counts = SMALL if a.small else Counts()
     sets = make_sets(counts, SceneConfig(), workers=2)
     found: Found = {"no features": [nothing(sets, 0)], "not trained": [], **{name: [] for name in PAPER}}
     for seed in range(a.seeds):

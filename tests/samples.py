@@ -1,9 +1,14 @@
 """Small things that several tests need: the command as a user starts it, and settings that make a run short."""
 
+import io
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+
+import pytest
 
 VADER = str(Path(sys.executable).with_name("vader"))
 
@@ -51,6 +56,24 @@ def vader(*words: object, timeout: float = 120, **environ: str) -> subprocess.Co
     )
 
 
+def here(*words: object) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for words that are refused: a process of their own would only import torch anew."""
+    from vader.cli import main
+
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors),
+        warnings.catch_warnings(),
+    ):  # fmt: skip
+        warnings.filterwarnings("ignore", "Cyclopts application invoked without tokens under unit-test")
+        patch.setattr(sys, "argv", ["vader", *map(str, words)])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), errors.getvalue())
+
+
 def start(*words: object) -> subprocess.Popen[str]:
     """Start `vader WORDS...` in a process group of its own."""
     return subprocess.Popen(
@@ -79,8 +102,10 @@ def refused(done: subprocess.CompletedProcess[str], words: str, code: int = 1) -
     assert words in done.stderr
 
 
+def quiet_words(images: object, out: object, *words: object, **changes: object) -> list[object]:
+    return ["pretrain", images, "--out", out, "--steps", 4, "--device", "cpu", "--precision", "fp32", "--quiet", *words,
+            *settings(**changes)]  # fmt: skip
+
+
 def quiet(images: object, out: object, *words: object, **changes: object) -> subprocess.CompletedProcess[str]:
-    return vader(
-        "pretrain", images, "--out", out, "--steps", 4, "--device", "cpu", "--precision", "fp32", "--quiet", *words,
-        *settings(**changes),
-    )  # fmt: skip
+    return vader(*quiet_words(images, out, *words, **changes))

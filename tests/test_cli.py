@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from samples import environment, quiet, refused, settings, vader
+from samples import environment, here, quiet, quiet_words, refused, settings, vader
 
 from vader.checkpoint import load_model
 from vader.cli import app
@@ -149,7 +149,7 @@ def all_broken(place: Path) -> Path:
 )
 def test_images_that_cannot_be_used(make: Any, told: str, tmp_path: Path) -> None:
     images, out = make(tmp_path), tmp_path / "out"
-    refused(quiet(images, out), told)
+    refused(here(*quiet_words(images, out)), told)
     assert not out.exists()
 
 
@@ -157,20 +157,21 @@ def test_an_output_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    refused(quiet(photos, mine), "is not empty")
+    refused(quiet(photos, mine), "is not empty")  # as a user starts it
     assert [path.read_text() for path in mine.iterdir()] == ["years of work"]
-    refused(quiet(photos, "/proc/none"), "cannot write to /proc/none")
-    refused(vader("pretrain", photos, "--out", mine, "--minutes", 1, "--quiet", *settings()), "is not empty")
+    refused(here(*quiet_words(photos, "/proc/none")), "cannot write to /proc/none")
+    refused(here("pretrain", photos, "--out", mine, "--minutes", 1, "--quiet", *settings()), "is not empty")
 
 
 def test_weights_that_cannot_be_used_leave_nothing(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_bytes(b"no weights")
-    refused(quiet(photos, tmp_path / "out", "--init", tmp_path / "w.pth"), "w.pth: expected safetensors or a torch")
+    words = quiet_words(photos, tmp_path / "out", "--init", tmp_path / "w.pth")
+    refused(here(*words), "w.pth: expected safetensors or a torch")
     assert not (tmp_path / "out").exists()
 
 
 def test_views_that_cannot_be_drawn_are_refused_before_the_first_step(photos: Path, tmp_path: Path) -> None:
-    refused(quiet(photos, tmp_path / "out", views__min_shared=65, workers=1), "share 65 cells")
+    refused(here(*quiet_words(photos, tmp_path / "out", views__min_shared=65, workers=1)), "share 65 cells")
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from samples import pretrain, pretrain_words, quiet, refused, start, vader
+from samples import here, pretrain, pretrain_words, quiet, refused, start, vader
 
 from vader.checkpoint import load_model, save_model
 from vader.errors import BadInput, UnreadableImage
@@ -177,7 +177,7 @@ def test_embed_refuses_another_model(model: Path, photos: Path, tmp_path: Path) 
     shutil.copytree(model, other)
     card = json.loads((other / "model.json").read_text()) | {"sha256": "0" * 64}
     (other / "model.json").write_text(json.dumps(card))
-    refused(vader("embed", other, photos / "00.jpg", "--out", out, "--device", "cpu", "--size", 50), "another model")
+    refused(here("embed", other, photos / "00.jpg", "--out", out, "--device", "cpu", "--size", 50), "another model")
 
 
 def test_maps_of_a_list_stay_in_their_folder(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_show_draws_pictures(what: str, pictures: dict[str, subprocess.Completed
 
 def test_show_refuses_what_it_cannot_draw(model: Path, photos: Path, tmp_path: Path) -> None:
     words = ["--out", tmp_path / "out", "--device", "cpu"]
-    refused(vader("show", "similar", model, photos, "--at", "9000,3", *words), "--at: expected a point in")
-    refused(vader("show", "pca", model, photos, "--out", "/proc/none", "--device", "cpu"), "/proc/none")
+    refused(here("show", "similar", model, photos, "--at", "9000,3", *words), "--at: expected a point in")
+    refused(here("show", "pca", model, photos, "--out", "/proc/none", "--device", "cpu"), "/proc/none")
     assert not list(tmp_path.rglob("*.png"))
 
 
