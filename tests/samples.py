@@ -60,7 +60,8 @@ def here(*words: object) -> subprocess.CompletedProcess[str]:
     """The same in this process, for words that are refused: a process of their own would only import torch anew."""
     from vader.cli import main
 
-    out, errors, code = io.StringIO(), io.StringIO(), 0
+    out, errors = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+    code = 0
     with (
         pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors),
         warnings.catch_warnings(),
@@ -71,7 +72,8 @@ def here(*words: object) -> subprocess.CompletedProcess[str]:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
-    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), errors.getvalue())
+    said = [stream.buffer.getvalue().decode() for stream in (out, errors)]  # type: ignore[attr-defined]
+    return subprocess.CompletedProcess(sys.argv, code, *said)
 
 
 def start(*words: object) -> subprocess.Popen[str]:

@@ -31,7 +31,7 @@ SMALL = PropagationProtocol(context=2, radius=24.0, label_in="bilinear")
 @pytest.fixture(autouse=True)
 def _small_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames as they are: those of the named protocols are enlarged to 480 px, which takes minutes."""
-    for data in ("davis", "camvid"):
+    for data in ("davis", "davis-2016", "camvid"):
         exam = ClipExam(name=f"{data}/small", data=data, way=SMALL)  # type: ignore[arg-type]
         monkeypatch.setitem(protocols.PROTOCOLS, ("propagation", exam.name), exam)
 
@@ -219,15 +219,19 @@ def test_a_tint_keeps_void_and_the_background() -> None:
     assert SIDES[0] < SIDES[1]
 
 
-def test_masks_of_2016_are_one_object(clips: Path, tmp_path: Path) -> None:
-    """A list of 2016 alone, masks of 0 and 255."""
+@pytest.mark.parametrize("both", [False, True])
+def test_masks_of_2016_are_one_object(clips: Path, tmp_path: Path, both: bool) -> None:
+    """A list of 2016 alone, or asked for beside 2017's; masks of 0 and 255."""
     for clip in open_davis(clips):
         for t in range(4):
             name = f"480p/{clip.frame(t)}"
             put(tmp_path / "JPEGImages" / f"{name}.jpg", clip.image(t))
             put(tmp_path / "Annotations" / f"{name}.png", np.where(clip.mask(t) > 0, 255, 0).astype(np.uint8))
     text(tmp_path / "ImageSets" / "2016" / "val.txt", "scene-0000", "scene-0001")
-    found = evaluate(["rgb"], "propagation", "davis/small", tmp_path, tmp_path / "out", device="cpu")
+    if both:
+        text(tmp_path / "ImageSets" / "2017" / "val.txt", "scene-0000")
+    protocol = "davis-2016/small" if both else "davis/small"
+    found = evaluate(["rgb"], "propagation", protocol, tmp_path, tmp_path / "out", device="cpu")
     assert found.report.title.endswith("DAVIS 2016 val")
     assert found.results[0].pictures.shape == (1, 2)
     truths = [[(mask > 0).astype(np.uint8) for mask in clip.masks()] for clip in open_davis(clips)]
@@ -238,9 +242,10 @@ def test_masks_of_2016_are_one_object(clips: Path, tmp_path: Path) -> None:
 
 
 def test_named_protocols() -> None:
-    davis_names = {f"davis/{name}" for name in ("timecycle-320", "timecycle-480", "crw", "dino", "dinov3", "uvc")}
+    whose = ("timecycle-320", "timecycle-480", "crw", "dino", "dinov3", "uvc")
+    davis_names = {f"{year}/{name}" for name in whose for year in ("davis", "davis-2016")}
     assert PROTOCOLS.keys() == davis_names | {"camvid/dino", "camvid/timecycle-480"}
-    assert all(one.name == name and name.startswith(one.data) for name, one in PROTOCOLS.items())
+    assert all(name == one.name and name.split("/")[0] == one.data for name, one in PROTOCOLS.items())
     assert PROTOCOLS["camvid/dino"].way == PROTOCOLS["davis/dino"].way
 
 

@@ -238,6 +238,9 @@ def test_constants_of_the_table() -> None:
     assert [p[n].fed_back for n in sorted(p)] == [*["raw"] * 3, *["stretched"] * 2, "raw"]
     assert [p[n].label_out for n in sorted(p)] == ["bilinear", "bilinear", "nearest", *["bilinear"] * 3]
     assert [p[n].stretched_out for n in sorted(p)] == [False, True, True, False, False, True]
+    assert [p[n].padded for n in sorted(p)] == [True, False, False, True, True, False]
+    assert [p[n].ties for n in sorted(p)] == [False, True, True, False, False, True]
+    assert [p[n].interpolation == "bicubic" for n in sorted(p)] == [False, False, True, False, False, False]
     assert p["davis/uvc"].similarity == "dot"
     assert {n for n in p if p[n].normalised == "per frame"} == {n for n in p if "timecycle" in n or "uvc" in n}
     with pytest.raises(BadInput, match=r"davis/crw, .*got 'davis'"):

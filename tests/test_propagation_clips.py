@@ -97,6 +97,17 @@ def test_masks_come_out_as_each_protocol_has_it() -> None:
     assert not stretched(torch.full((5, 1), 0.3)).any(), "an object that is the same everywhere is nowhere"
 
 
+@pytest.mark.parametrize("name", ["davis/dino", "davis/dinov3", "davis/uvc"])
+def test_an_object_that_fills_the_frame_is_seen(name: str) -> None:
+    """Stretched by its extremes it has none; rounding is no extreme."""
+    for noise_of in (0.0, 3e-7):
+        shares = torch.tensor([[0.0, 1.0]]).repeat(6 * 13, 1) - noise_of * torch.rand(6 * 13, 2)
+        assert (pixel_labels(shares, (48, 104), (51, 110), 8, PROTOCOLS[name]) == 1).all()
+    shares = torch.zeros(6 * 13, 2)
+    shares[:40, 0] = 1
+    assert not pixel_labels(shares, (48, 104), (48, 104), 8, PROTOCOLS[name]).any(), "one that is nowhere stays there"
+
+
 # --- Clips --------------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -245,8 +246,14 @@ def test_unreadable_images_are_left_out_and_counted(photos: Path, tmp_path: Path
     index = open_index(tmp_path / "index")
     assert index.rows[3].cells == 0
     assert len(index.nearest_images(index.map_of(0)[0][0, 0], 12)) == 11
+    fitted = build_index("rgb@centred", list_images(folder), tmp_path / "fitted", IndexConfig(stride=16))
+    assert (fitted["pictures"], fitted["skipped"]) == (12, 1), "nor is it there to fit a model on"
+    opened = open_index(tmp_path / "fitted")
+    assert len(retrieve(opened, opened.open_model(None, "cpu"), folder / "01.jpg", [(40, 60)], top=2).hits) == 2
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.jpg").write_bytes(b"")
+    with pytest.raises(BadInput, match="expected pictures to fit the model on, none of 1 tried could be read"):
+        build_index("rgb@centred", list_images(tmp_path / "bad"), tmp_path / "none", IndexConfig())
     with pytest.raises(BadInput, match=r"none of 1 images could be read; the first: a.jpg"):
         build_index("rgb", list_images(tmp_path / "bad"), tmp_path / "none", IndexConfig())
 
@@ -298,6 +305,26 @@ def test_few_neighbours_are_widened_until_enough_images_are_found(flat: Index, m
             query = flat.map_of(i)[0].reshape(-1, 128)[cell]
             (nearest, score), *_ = flat.nearest_images(query, 1)
             assert (nearest, score) == (i, pytest.approx(1, abs=1e-3))
+
+
+def test_lists_of_codes_are_opened_until_enough_images_are_found(tmp_path: Path) -> None:
+    """Pictures of one hue each fill lists of their own, of which a query opens but a few at first."""
+    random = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        hue = cv2.cvtColor(np.uint8([[[4 * i, 220, 200]]]), cv2.COLOR_HSV2BGR)[0, 0].astype(int)
+        picture = np.clip(hue + random.integers(-12, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
+        assert cv2.imwrite(str(tmp_path / "images" / f"{i:02d}.png"), picture)
+    build_index("rgb", list_images(tmp_path / "images"), tmp_path / "index", IndexConfig(kind="pq"))
+    index = open_index(tmp_path / "index")
+    assert index.manifest["quality"]["probes"] < index.searched.nlist
+    query = index.map_of(20)[0][3, 3]
+    for count in (5, 20, 40):
+        found = index.nearest_images(query, count)
+        assert len(found) == count
+        assert len({i for i, _ in found}) == count
+    exact = [float((index.map_of(i)[0] @ query).max()) for i in range(40)]
+    assert [score for _, score in found] == pytest.approx(sorted(exact, reverse=True), abs=1e-3)
 
 
 def test_points_and_boxes_ask_for_their_mean() -> None:

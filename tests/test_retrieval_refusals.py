@@ -1,12 +1,14 @@
 """What the verbs of an index print, and what they refuse: other models, damaged folders, points outside."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from samples import here
 
 from vader import commands_retrieval
 from vader.errors import BadInput
@@ -53,6 +55,20 @@ def test_the_commands_say_what_they_did(colours: Path, photos: Path, tmp_path: P
     )
     assert [set(hit) for hit in told["hits"]] == [{"image", "similarity", "x", "y"}] * 3
     assert told["index"]["recall"] >= 0.9
+
+
+def test_names_that_are_no_text_are_said_and_drawn(photos: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, name in enumerate((b"a.jpg", b"\xff1.jpg", "\N{SNOWMAN}.jpg".encode())):
+        shutil.copy(photos / f"{i:02d}.jpg", folder / os.fsdecode(name))
+    assert here("index", "rgb", folder, "--out", tmp_path / "index", "--quiet").returncode == 0
+    words = ("--at", "20,20", "--out", tmp_path / "hits.png", "--device", "cpu")
+    done = here("retrieve", tmp_path / "index", folder / "a.jpg", *words)
+    assert done.returncode == 0, done.stderr
+    assert "\\udcff1.jpg" in done.stdout
+    assert "\N{SNOWMAN}.jpg" in done.stdout
+    assert decode(tmp_path / "hits.png").shape[1] > 500
 
 
 def test_another_model_is_refused(flat: Index, colours: Path, photos: Path) -> None:

@@ -64,6 +64,21 @@ def test_the_point_is_in_pixels_of_the_image_whatever_the_size(stride: int, size
     assert 30 * scale < y < 70 * scale
 
 
+def test_maps_are_drawn_where_their_cells_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture of 100 x 40 px has cells of 16 px that reach to 112 x 48."""
+    picture = np.full((40, 100, 3), (255, 0, 0), np.uint8)
+    picture[32:, 96:] = (0, 0, 255)
+    read = [show.Shown(name, picture, (100, 40)) for name in ("a.png", "b.png")]
+    itself, other = find_similar(colours(16), read, (98.0, 38.0))
+    assert other.best == (100, 40), "the last cell's centre lies beyond the picture"
+    figures = []
+    monkeypatch.setattr(draw, "_save", lambda figure, path: figures.append(figure) or path)
+    draw.similar(picture, (98.0, 38.0), [itself[1:], other[1:]], tmp_path / "p.png", "\udcff.png")
+    (heat,) = figures[0].axes[4].get_images()
+    assert heat.get_extent() == [0, 112, 48, 0]
+    assert (figures[0].axes[4].get_xlim(), figures[0].axes[4].get_ylim()) == ((0, 100), (40, 0))
+
+
 def test_a_point_outside_the_image_is_refused_in_its_own_pixels(
     encoder: DenseEncoder, wide: ImageList, tmp_path: Path
 ) -> None:
@@ -172,7 +187,7 @@ def test_similar_answers_below_each_other(
     (_, _, alone, *_), (_, _, answers, *_) = drawn
     assert [name for name, _ in answers] == ["ours", "colours8"]
     assert all(len(found) == 3 for _, found in answers), "itself and two others"
-    assert [found[3] for found in alone[0][1]] == [found[3] for found in answers[0][1]]
+    assert [found[4] for found in alone[0][1]] == [found[4] for found in answers[0][1]]
 
 
 def test_headings_are_short_and_never_alike() -> None:

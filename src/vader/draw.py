@@ -30,8 +30,13 @@ def _show(axis: Any, image: np.ndarray, title: str = "") -> None:
     axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
-    axis.set_title(title, fontsize=8)
+    axis.set_title(_printable(title), fontsize=8)
     axis.axis("off")
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no text, which Matplotlib refuses."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: str = "") -> Path:
@@ -83,7 +88,8 @@ def matches(
     return _save(figure, path)
 
 
-Found = Sequence[tuple[np.ndarray, np.ndarray, tuple[float, float], str]]  # image, its map of cosines, the best, a name
+# Image, its map of cosines and the map's stride in pixels, the best pixel, a name.
+Found = Sequence[tuple[np.ndarray, np.ndarray, int, tuple[float, float], str]]
 
 
 def similar(query: np.ndarray, at: tuple[float, float], found: Found, path: Path, title: str = "") -> Path:
@@ -108,17 +114,20 @@ def similar_beside(
     for (name, found), upper, lower in zip(answers, axes[::2], axes[1::2], strict=True):
         _show(upper[0], query, name)
         upper[0].plot(*at, "+", color=BAD, markersize=14, markeredgewidth=2.5)
-        low = min(float(np.quantile(heat, 0.5)) for _, heat, _, _ in found)
-        for column, (image, heat, best, label) in enumerate(found, 1):
+        low = min(float(np.quantile(heat, 0.5)) for _, heat, *_ in found)
+        for column, (image, heat, stride, best, label) in enumerate(found, 1):
             _show(upper[column], image, label)
             upper[column].plot(*best, "+", color=GOOD, markersize=10, markeredgewidth=2)
             height, width = image.shape[:2]
-            drawn = lower[column].imshow(heat, extent=(0, width, height, 0), cmap="magma", vmin=low, vmax=1.0)
+            # The last cells reach beyond the picture where its sides are no multiples of the stride.
+            reach = (0, heat.shape[1] * stride, heat.shape[0] * stride, 0)
+            drawn = lower[column].imshow(heat, extent=reach, cmap="magma", vmin=low, vmax=1.0)
+            lower[column].set(xlim=(0, width), ylim=(height, 0))
         place = lower[0].inset_axes((0.05, 0.6, 0.9, 0.08))
         figure.colorbar(drawn, cax=place, orientation="horizontal", ticks=[low, 1.0])
         place.set_xticklabels([f"{low:.4g}", "1"], fontsize=7)
         place.set_title("cosine", fontsize=8)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_printable(title), fontsize=10)
     figure.tight_layout()
     return _save(figure, path)
 

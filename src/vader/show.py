@@ -162,11 +162,13 @@ def _fine(found: Float[Tensor, "D h w"], stride: int, size: tuple[int, ...]) -> 
 
 
 class Likeness(NamedTuple):
-    """How alike an image is to a pixel: the highest cosine, pixels, cosines (h, w), the highest's place, a name."""
+    """How alike an image is to a pixel: the highest cosine, the image's pixels, cosines (h, w) and their stride, the
+    highest's place, a name."""
 
     score: float
     pixels: np.ndarray
     heat: np.ndarray
+    stride: int
     best: tuple[float, float]
     label: str
 
@@ -196,10 +198,11 @@ def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, f
     for (_, image, _), label in zip(read[1:], labels(read)[1:], strict=True):
         heat = torch.einsum("d,dhw->hw", vector, _map(encoder, image))
         row, column = divmod(int(heat.argmax()), heat.shape[1])
-        best = ((column + 0.5) * encoder.stride, (row + 0.5) * encoder.stride)
-        found.append(Likeness(float(heat.max()), image, heat.numpy(), best, label))
+        height, width = image.shape[:2]
+        best = (min((column + 0.5) * encoder.stride, width), min((row + 0.5) * encoder.stride, height))
+        found.append(Likeness(float(heat.max()), image, heat.numpy(), encoder.stride, best, label))
     found.sort(key=lambda one: -one.score)
-    return [Likeness(float(own.max()), read[0].pixels, own.numpy(), place, "itself"), *found]
+    return [Likeness(float(own.max()), read[0].pixels, own.numpy(), encoder.stride, place, "itself"), *found]
 
 
 def show_similar(

@@ -1,6 +1,7 @@
 """What all verbs share: the application, the words of common flags, what is said where, and exit codes."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -58,6 +59,8 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errn
 
 def main() -> None:
     """Entry point: 0 done, 1 an error of the input, 2 wrong usage, 130 interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
     try:
         _run()
     except BaseException:

@@ -35,7 +35,7 @@ def index(
     out
         Folder of the index; one that was begun with the same words is gone on with.
     stride
-        Keep a cell every so many pixels (default: all).
+        Keep a cell every so many pixels (default: 8, or the model's own stride where that is larger).
     sample
         Or keep so many cells an image, those that stand for most of it.
     size

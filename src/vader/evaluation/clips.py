@@ -129,7 +129,7 @@ def open_clips(protocol: ClipExam, root: Path) -> Clips:
         labelled = open_labelled("camvid", root, "val")
         return Clips("CamVid val", (LabelledClip(labelled),), labelled)
     try:
-        year = davis_year(root)
+        year = 2016 if protocol.data == "davis-2016" else davis_year(root)
         clips = open_davis(root, "val", year)
         return Clips(f"DAVIS {year} val", clips, labelled_frames(root, clips, "val", year))
     except OSError as fault:

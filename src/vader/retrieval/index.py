@@ -72,18 +72,21 @@ class Index:
         """The `count` images with the most similar cells, and the similarity of each one's best.
 
         Neighbouring cells are alike, so that the best thousand may all lie in one image; then four times as many are
-        ranked, up to 2^18. Fewer images come back only then, or if there are no more.
+        ranked, up to 2^18, and twice as many lists opened, up to all. Fewer images come back only then, or if there
+        are no more.
         """
         k, effort = FIRST, 1
+        most = min(MOST, int(self.starts[-1]))
+        efforts = 1 if search.is_flat(self.searched) else self.searched.nlist / self.manifest["quality"]["probes"]
         while True:
             scores, found = self.nearest(query, k, effort)
             image = np.searchsorted(self.starts, found, side="right") - 1
             which, first = np.unique(image, return_index=True)  # the first of an image is its best
             best = sorted(zip(first.tolist(), which.tolist(), strict=True))
             best = [(one, i) for one, i in best if i != without]
-            if len(best) >= count or k >= min(MOST, self.starts[-1]):
+            if len(best) >= count or (k >= most and effort >= efforts):
                 return [(i, float(scores[one])) for one, i in best[:count]]
-            k, effort = 4 * k, 2 * effort
+            k, effort = min(4 * k, most), 2 * effort
 
     def number_of(self, path: Path) -> int | None:
         """Which image of the collection a file is, if it is one."""

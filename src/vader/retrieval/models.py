@@ -15,7 +15,7 @@ from jaxtyping import Float32, UInt8
 
 from vader.encoders import DenseEncoder, fit, open_encoder
 from vader.encoders.spec import parse
-from vader.errors import BadInput
+from vader.errors import BadInput, UnreadableImage
 from vader.images.decode import decode
 from vader.images.folder import ImageList
 from vader.predict import resize_short_side
@@ -116,17 +116,29 @@ def relative_to(folder: Path, file: str | None) -> str | None:
 
 
 class _Some(Sequence[np.ndarray]):
-    """Pictures of a list, evenly, read when asked for."""
+    """Readable pictures of a list, evenly, read when asked for. Raises BadInput if there are none."""
 
     def __init__(self, images: ImageList, size: int | None) -> None:
         chosen = np.linspace(0, len(images) - 1, min(FITTED_ON, len(images))).round().astype(int)
-        self.paths, self.size = [images.path(i) for i in dict.fromkeys(chosen.tolist())], size
+        tried = [images.path(i) for i in dict.fromkeys(chosen.tolist())]
+        # Those that cannot be read are named and counted where the collection is read.
+        self.paths, self.size = [path for path in tried if _readable(path)], size
+        if not self.paths:
+            raise BadInput(f"expected pictures to fit the model on, none of {len(tried)} tried could be read")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: Any) -> Any:
         return read_picture(self.paths[index], self.size).pixels
+
+
+def _readable(path: Path) -> bool:
+    try:
+        decode(path)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:

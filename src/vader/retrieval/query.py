@@ -35,6 +35,7 @@ class Hit:
     at: Point
     picture: Picture
     heat: Float32[np.ndarray, "h w"]
+    stride: int  # of `heat`, in pixels of the picture
 
     def as_json(self) -> dict[str, Any]:
         """Name, similarity, place."""
@@ -137,7 +138,7 @@ def _hit(name: str, picture: Picture, heat: np.ndarray, stride: int) -> Hit:
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     height, width = picture.pixels.shape[:2]
     seen = (min((column + 0.5) * stride, width), min((row + 0.5) * stride, height))
-    return Hit(name, float(heat.max()), picture.to_file(*seen), picture, heat.astype(np.float32))
+    return Hit(name, float(heat.max()), picture.to_file(*seen), picture, heat.astype(np.float32), stride)
 
 
 def draw_answer(answer: Answer, path: Path) -> Path:
@@ -155,10 +156,10 @@ def draw_answer(answer: Answer, path: Path) -> Path:
     else:
         left, top, right, bottom = answer.boxes[0]
         first = ((left + right) / 2, (top + bottom) / 2)
-    shown = [(picture.pixels, answer.own.heat, picture.to_seen(*answer.own.at), "itself")]
+    shown = [(picture.pixels, answer.own.heat, answer.own.stride, picture.to_seen(*answer.own.at), "itself")]
     for hit in answer.hits:
         label = f"{Path(hit.name).name} {hit.score:.2f}"
-        shown.append((hit.picture.pixels, hit.heat, hit.picture.to_seen(*hit.at), label))
+        shown.append((hit.picture.pixels, hit.heat, hit.stride, hit.picture.to_seen(*hit.at), label))
     asked = [f"({x:.0f}, {y:.0f})" for x, y in answer.points]
     asked += [f"[{','.join(f'{v:.0f}' for v in box)}]" for box in answer.boxes]
     title = f"most similar pixels to {answer.own.name} at {' + '.join(asked)}"

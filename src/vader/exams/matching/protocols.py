@@ -87,7 +87,7 @@ class PosedProtocol(MatchProtocol):
 PROTOCOLS: dict[str, MatchProtocol] = {
     one.name: one
     for one in (
-        WarpProtocol(name="warp-pck", data="folder", thresholds=(4, 8, 16), headline=4),
+        WarpProtocol(name="warp-pck", data="folder", thresholds=(4, 8, 16, 22.4), headline=4),
         ScenesProtocol(name="scenes", data="scenes", thresholds=(1, 2, 4, 8), headline=4, seed=20_201_216),
         KeypointsProtocol(name="keypoints", data="animals", thresholds=(0.05, 0.1, 0.2), headline=0.1, unit="box"),
         PosedProtocol(name="posed-rgbd", data="posed", thresholds=(4, 8, 16), headline=8),

@@ -1,6 +1,7 @@
 """The exams that clips are sat at by name: what is propagated, and which way.
 
-`davis/*`: the objects of DAVIS's val clips by J and F. `camvid/*`: the val split of CamVid as one clip, the first
+`davis/*`: the objects of DAVIS's val clips by J and F; of 2017's list, unless there is 2016's alone. `davis-2016/*`:
+those of 2016's list, all objects of a frame as one. `camvid/*`: the val split of CamVid as one clip, the first
 frame's class map given, by mean IoU over the classes of all later frames; pixels that were given as void, or drew
 their label from there, are called no class.
 """
@@ -17,11 +18,16 @@ class ClipExam:
     """A set of clips and the constants of propagation."""
 
     name: str
-    data: Literal["davis", "camvid"]
+    data: Literal["davis", "davis-2016", "camvid"]
     way: PropagationProtocol
 
 
-PROTOCOLS: dict[str, ClipExam] = {name: ClipExam(name=name, data="davis", way=way) for name, way in WAYS.items()} | {
-    f"camvid/{whose}": ClipExam(name=f"camvid/{whose}", data="camvid", way=WAYS[f"davis/{whose}"])
-    for whose in ("dino", "timecycle-480")
+_WHOSE = {name.removeprefix("davis/"): way for name, way in WAYS.items()}
+PROTOCOLS: dict[str, ClipExam] = {
+    exam.name: exam
+    for exam in (
+        *(ClipExam(name=f"davis/{whose}", data="davis", way=way) for whose, way in _WHOSE.items()),
+        *(ClipExam(name=f"davis-2016/{whose}", data="davis-2016", way=way) for whose, way in _WHOSE.items()),
+        *(ClipExam(name=f"camvid/{w}", data="camvid", way=_WHOSE[w]) for w in ("dino", "timecycle-480")),
+    )
 }

@@ -16,6 +16,8 @@ from vader.exams.features import full_size
 from vader.exams.propagation.protocols import PropagationProtocol
 from vader.geometry import cell_centres, read_at
 
+FLAT = 1e-5  # shares that differ by less are the same, but for rounding
+
 
 def carry(
     labels: Float[Tensor, "M O"], weights: Float[Tensor, "N K"], which: Int64[Tensor, "N K"]
@@ -28,6 +30,16 @@ def stretched(shares: Float[Tensor, "M O"]) -> Float[Tensor, "M O"]:
     """Each object's map to [0, 1] by its own smallest and largest value; one that is the same everywhere is 0."""
     moved = shares - shares.amin(0)
     return moved / moved.amax(0).clamp_min(torch.finfo(moved.dtype).tiny)
+
+
+def stretched_out(shares: Float[Tensor, "M O"]) -> Float[Tensor, "M O"]:
+    """The same before objects compete; one that has the same share everywhere is 1, if that is above 0.
+
+    DINO's code divides 0 by 0 there, and the largest of some numbers and NaN is NaN: an object that fills the frame
+    wins. What differs by rounding alone counts as the same here; there the rounding is stretched.
+    """
+    low, high = shares.amin(0), shares.amax(0)
+    return torch.where(high - low < FLAT, (high > FLAT).to(shares.dtype), stretched(shares))
 
 
 def cell_labels(
@@ -69,7 +81,7 @@ def pixel_labels(
     """
     h, w = (-(-side // stride) for side in size)
     if protocol.label_out == "nearest":
-        at_cells = (stretched(shares) if protocol.stretched_out else shares).argmax(1).view(h, w).cpu().numpy()
+        at_cells = (stretched_out(shares) if protocol.stretched_out else shares).argmax(1).view(h, w).cpu().numpy()
         y, x = (_pixels_at(n, has / n / stride, cells) for n, has, cells in zip(out, size, (h, w), strict=True))
         return at_cells[np.ix_(y, x)]
     maps = shares.T.reshape(1, -1, h, w)
@@ -78,7 +90,7 @@ def pixel_labels(
     for number, part in enumerate(maps.split(1, dim=1)):  # one at a time: there can be dozens
         value = full_size(part, stride, size)[0, 0]
         if protocol.stretched_out:
-            value = stretched(value.reshape(-1, 1)).view(size)
+            value = stretched_out(value.reshape(-1, 1)).view(size)
         better = value > best
         best, winner = torch.where(better, value, best), torch.where(better, number, winner)
     return resized_mask(winner.cpu().numpy(), out)
