@@ -93,11 +93,12 @@ def similar(encoder: DenseEncoder, sets: Sets, path: Path, count: int = 4) -> Pa
     vector = query[:, int(row) // 4, int(column) // 4]
     heats = [torch.einsum("d,dhw->hw", vector, one) for one in maps]
     order = np.argsort([-float(heat.max()) for heat in heats])[:count]
-    found = [(frame.image, torch.einsum("d,dhw->hw", vector, query).numpy(), (column + 0.5, row + 0.5), "itself")]
+    own = torch.einsum("d,dhw->hw", vector, query).numpy()
+    found = [(frame.image, own, 4, (column + 0.5, row + 0.5), "itself")]
     for i in order:
         best = int(heats[i].argmax())
         at = ((best % heats[i].shape[1] + 0.5) * 4, (best // heats[i].shape[1] + 0.5) * 4)
-        found.append((others[i].image, heats[i].numpy(), at, f"{float(heats[i].max()):.2f}"))
+        found.append((others[i].image, heats[i].numpy(), 4, at, f"{float(heats[i].max()):.2f}"))
     return draw.similar(frame.image, (column + 0.5, row + 0.5), found, path)
 
 

@@ -1,14 +1,22 @@
 """Small things that several tests need: the command as a user starts it, and settings that make a run short."""
 
 import io
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
+import weakref
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 import pytest
+import warm
 
 VADER = str(Path(sys.executable).with_name("vader"))
 
@@ -56,6 +64,60 @@ def vader(*words: object, timeout: float = 120, **environ: str) -> subprocess.Co
     )
 
 
+@cache
+def forks() -> ForkServerContext:
+    """The server that forks: started once, and told by its environment where this folder is."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["warm"])
+    with pytest.MonkeyPatch.context() as patch:
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        patch.setenv("PYTHONPATH", os.pathsep.join(path))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        ensure_running()
+    return context
+
+
+class Forked:
+    """A command in a process of its own that need not import torch anew: it is forked from one that has (`warm.py`).
+
+    Of `subprocess.Popen` it has what tests use.
+    """
+
+    def __init__(self, *words: object) -> None:
+        self.words = [*map(str, words)]
+        self.folder = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.process = forks().Process(target=warm.run, args=(self.words, environment(), self.folder))
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid = self.process.pid
+        self.kill = self.process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.words, timeout or 0)
+        out, errors = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
+        return out, errors
+
+
+def forked(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run such a process to its end."""
+    process = Forked(*words)
+    try:
+        said = process.communicate(timeout)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.words, process.returncode, *said)
+
+
 def here(*words: object) -> subprocess.CompletedProcess[str]:
     """The same in this process, for words that are refused: a process of their own would only import torch anew."""
     from vader.cli import main
@@ -86,7 +148,7 @@ def start(*words: object) -> subprocess.Popen[str]:
 
 def pretrain(images: Path, out: Path, steps: int, **changes: object) -> subprocess.CompletedProcess[str]:
     """A small run on the CPU in fp32, unless `changes` say otherwise."""
-    return vader(*pretrain_words(images, out, steps, **changes))
+    return forked(*pretrain_words(images, out, steps, **changes))
 
 
 def pretrain_words(images: Path, out: Path, steps: int, **changes: object) -> list[object]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from samples import here, pretrain, pretrain_words, quiet, refused, start, vader
+from samples import forked, here, pretrain, pretrain_words, quiet, refused, start
 
 from vader.checkpoint import load_model, save_model
 from vader.errors import BadInput, UnreadableImage
@@ -43,7 +43,7 @@ def run(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, su
     out = tmp_path_factory.mktemp("run") / "run"
     words = pretrain_words(mixed, out, 0, workers=1, held_out=7)
     at = words.index("--steps")
-    done = vader(*words[:at], "--epochs", 1.5, *words[at + 2 :])
+    done = forked(*words[:at], "--epochs", 1.5, *words[at + 2 :])
     return out, done
 
 
@@ -94,7 +94,7 @@ def test_the_length_in_minutes(photos: Path, tmp_path: Path) -> None:
     words = pretrain_words(photos, tmp_path / "out", 0)
     at = words.index("--steps")
     since = time.monotonic()
-    done = vader(*words[:at], "--minutes", 0.05, *words[at + 2 :])
+    done = forked(*words[:at], "--minutes", 0.05, *words[at + 2 :])
     assert done.returncode == 0, done.stderr
     steps = json.loads((tmp_path / "out" / "config.json").read_text())["steps"]
     assert f"{steps} steps in 0.05 minutes" in done.stderr
@@ -138,7 +138,7 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
     path = out / json.loads((out / "manifest.jsonl").read_text().splitlines()[0])["map"]
     written = path.stat().st_mtime_ns
     for _ in range(2):  # the second time nothing is left to do, and that is fine
-        done = vader("embed", model, mixed, "--out", out, "--device", "cpu", "--precision", "fp32")
+        done = forked("embed", model, mixed, "--out", out, "--device", "cpu", "--precision", "fp32")
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"{out}\n"
         found = manifest(out)
@@ -169,7 +169,7 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
 
 def test_embed_refuses_another_model(model: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    done = vader("embed", model, photos / "00.jpg", "--out", out, "--device", "cpu", "--size", 50, "--quiet")
+    done = forked("embed", model, photos / "00.jpg", "--out", out, "--device", "cpu", "--size", 50, "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert manifest(out)["00.jpg"]["embedded_size"] == [50, 50]
@@ -198,7 +198,7 @@ def test_maps_of_a_list_stay_in_their_folder(model: Path, photos: Path, tmp_path
 def pictures(model: Path, mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     place, done = tmp_path_factory.mktemp("pictures"), {}
     for what in ("pca", "matches", "similar"):
-        done[what] = vader("show", what, model, mixed, "--out", place, "--count", 3, "--device", "cpu", "--size", 64)
+        done[what] = forked("show", what, model, mixed, "--out", place, "--count", 3, "--device", "cpu", "--size", 64)
     return done
 
 
@@ -225,7 +225,7 @@ def test_moco_runs_embeds_and_shows(photos: Path, tmp_path: Path) -> None:
     """The baseline goes through the same commands."""
     done = pretrain(photos, tmp_path / "run", 2, objective="moco", network__kind="image")
     assert done.returncode == 0, done.stderr
-    done = vader("embed", tmp_path / "run", photos / "01.jpg", "--out", tmp_path / "maps", "--device", "cpu")
+    done = forked("embed", tmp_path / "run", photos / "01.jpg", "--out", tmp_path / "maps", "--device", "cpu")
     assert done.returncode == 0, done.stderr
     width, height = 97, 131
     assert manifest(tmp_path / "maps")["01.jpg"]["shape"][1:] == [-(-height // 4), -(-width // 4)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import vader
+from samples import forked
 
 from vader.compare import compare, write_comparison
 from vader.errors import BadInput
@@ -112,7 +112,7 @@ def test_the_table_takes_the_form_of_its_ending(reports: dict[str, Path], tmp_pa
 
 
 def test_the_command_prints_and_writes(reports: dict[str, Path], tmp_path: Path) -> None:
-    done = vader("compare", reports["first"], reports["second"], "--out", tmp_path / "t.md")
+    done = forked("compare", reports["first"], reports["second"], "--out", tmp_path / "t.md")
     assert done.returncode == 0, done.stderr
     assert "| rgb@centred |" in done.stdout
     assert (tmp_path / "t.md").read_text().strip() == done.stdout.strip()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from samples import start, vader
+from samples import forked, start
 from sklearn.metrics import confusion_matrix
 
 from vader.encoders import DenseEncoder
@@ -255,7 +255,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_makes_a_whole_report(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    done = vader("evaluate", "rgb", "random:resnet10t@last:8", "--task", "segmentation", "--data", scenes / "voc",
+    done = forked("evaluate", "rgb", "random:resnet10t@last:8", "--task", "segmentation", "--data", scenes / "voc",
                  "--protocol", "voc-linear/vader", "--out", out, "--trials", 1, "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "rgb, train: 8 of 8 pictures" in done.stderr

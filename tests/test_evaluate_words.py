@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from samples import vader
+from samples import forked
 
 from vader.evaluate import evaluate
 from vader.scenes.layouts import write
@@ -11,7 +11,7 @@ from vader.scenes.layouts import write
 
 def test_names_are_shown_and_specs_are_kept(tmp_path: Path) -> None:
     write(tmp_path / "voc", "voc", count=5, width=64, height=48, workers=1)
-    done = vader(
+    done = forked(
         "evaluate", "colour=rgb", "rgb", "small=random:test_resnet@stage:2:4", "--task", "segmentation", "--trials", 1,
         "--protocol", "voc-kmeans/vader", "--data", tmp_path / "voc", "--out", tmp_path / "r", "--device", "cpu",
     )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from samples import environment, pretrain, settings, vader
+from samples import environment, forked, pretrain, settings
 
 from vader.checkpoint import load_model, save_model, states
 from vader.evaluation.files import new_folder
@@ -145,7 +145,7 @@ def test_a_report_on_a_disk_that_is_really_full(voc: Path, tmp_path: Path) -> No
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=False).returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        done = vader(*evaluation(voc, place / "r"))
+        done = forked(*evaluation(voc, place / "r"))
         assert done.returncode == 1, done.stderr
         assert done.stderr == f"vader: {place / 'r'}: No space left on device; make room or choose another place\n"
         assert list(place.iterdir()) == []
@@ -176,7 +176,7 @@ def test_a_disk_that_is_really_full(photos: Path, tmp_path: Path) -> None:
         save_model(small / "model.safetensors", model.state_dict(), model.config, {})
         used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
         (place / "filler").write_bytes(bytes(30 * 2**20 - used - 60_000))
-        done = vader("embed", small, photos, "--out", place / "maps", "--device", "cpu", "--quiet")
+        done = forked("embed", small, photos, "--out", place / "maps", "--device", "cpu", "--quiet")
         assert done.returncode == 1, done.stderr
         assert done.stderr.startswith(f"vader: {place / 'maps'}")
         assert "No space left" in done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from samples import pretrain, vader
+from samples import forked, pretrain
 
 from vader.checkpoint import load_state, states
 from vader.feed import Batch
@@ -68,7 +68,7 @@ def test_what_diverged_can_still_be_resumed(diverged: tuple[Path, Any]) -> None:
     """It fails the same way, from the step where it stopped; its first state's numbers were saved."""
     out, _ = diverged
     assert [folder.name for folder in states(out)] == ["step-00000005"]
-    again = vader("pretrain", "--resume", out, "--quiet")
+    again = forked("pretrain", "--resume", out, "--quiet")
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("vader: 3 steps in a row gave NaN or inf (last: step 8)")
     assert load_state(out)[1]["failed_steps"] == 6

@@ -67,7 +67,7 @@ def alone(photos: Path, place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def together(photos: Path, place: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    done = pretrain(photos, place / "together", STEPS, **TWO)
+    done = vader(*pretrain_words(photos, place / "together", STEPS, **TWO))
     assert done.returncode == 0, done.stderr
     return place / "together", done
 
@@ -156,7 +156,7 @@ def test_unreadable_files_of_every_process_are_named_and_counted(
     partly_broken: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
     images, broken = partly_broken
-    done = pretrain(images, tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.5})
+    done = vader(*pretrain_words(images, tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.5}))
     assert done.returncode == 0, done.stderr
     skipped = {one["name"] for one in json.loads((tmp_path / "run" / "record.json").read_text())["skipped"]}
     assert skipped == broken
@@ -166,7 +166,7 @@ def test_unreadable_files_of_every_process_are_named_and_counted(
 def test_too_many_unreadable_files_stop_all_processes_alike(
     partly_broken: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
-    done = pretrain(partly_broken[0], tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.05})
+    done = vader(*pretrain_words(partly_broken[0], tmp_path / "run", STEPS, **TWO | {"max_bad_share": 0.05}))
     assert done.returncode == 1
     assert "more than the allowed share of 0.05" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

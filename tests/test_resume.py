@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from samples import pretrain, pretrain_words, start, vader
+from samples import Forked, forked, pretrain, pretrain_words, start
 
 from vader.checkpoint import load_state, states
 from vader.commands import read_config, resumed_config
@@ -24,7 +24,7 @@ STEPS = 12
 RUN: dict[str, object] = {"save_every": 4, "log_every": 3, "exam_every": 6, "keep": 2, "schedule": "constant"}
 
 
-def wait_for(path: Path, process: subprocess.Popen[str], seconds: float = 60) -> None:
+def wait_for(path: Path, process: subprocess.Popen[str] | Forked, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
@@ -73,13 +73,13 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 def run_killed(photos: Path, out: Path, precision: str, **changes: object) -> Path:
     """Start with two workers, kill -9 once a state is there, resume with one."""
-    process = start(*pretrain_words(photos, out, STEPS, **RUN | {"workers": 2, "precision": precision} | changes))
+    process = Forked(*pretrain_words(photos, out, STEPS, **RUN | {"workers": 2, "precision": precision} | changes))
     wait_for(state_path(out, 4), process)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (out / "last.safetensors").exists(), "it was killed too late"
-    resumed = vader("pretrain", "--resume", out, "--workers", 1)
+    resumed = forked("pretrain", "--resume", out, "--workers", 1)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after step" in resumed.stderr
     return out
@@ -129,11 +129,11 @@ def test_kill_and_resume_is_bit_exact_in_bf16_with_adamw_and_a_schedule(photos: 
     done = pretrain(photos, place / "bf16", STEPS, **RUN | {"precision": "bf16"} | changes)
     assert done.returncode == 0, done.stderr
     out = place / "bf16-killed"
-    process = start(*pretrain_words(photos, out, STEPS, **RUN | {"workers": 2, "precision": "bf16"} | changes))
+    process = Forked(*pretrain_words(photos, out, STEPS, **RUN | {"workers": 2, "precision": "bf16"} | changes))
     wait_for(state_path(out, 3), process)
     process.kill()
     process.communicate()
-    assert vader("pretrain", "--resume", out).returncode == 0
+    assert forked("pretrain", "--resume", out).returncode == 0
     assert_same_run(place / "bf16", out)
 
 
@@ -154,14 +154,14 @@ def test_interrupts_save_and_exit_with_130_and_lose_nothing(straight: Path, phot
         assert "Traceback" not in told
         assert said == ""
         words = ["pretrain", "--resume", out]
-    assert vader(*words).returncode == 0
+    assert forked(*words).returncode == 0
     assert_same_run(straight, out)
 
 
 def test_a_finished_run_can_be_extended(straight: Path, photos: Path, place: Path) -> None:
     out = place / "extended"
     assert pretrain(photos, out, STEPS // 2, **RUN).returncode == 0
-    done = vader("pretrain", "--resume", out, "--extend", STEPS // 2, "--quiet")
+    done = forked("pretrain", "--resume", out, "--extend", STEPS // 2, "--quiet")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert_same_run(straight, out)
@@ -173,7 +173,7 @@ def test_kills_at_random_moments_leave_whole_states(photos: Path, place: Path) -
     words = pretrain_words(photos, out, 400, save_every=1, keep=3, exam_every=1000)
     last = 0
     for _ in range(4):
-        process = start(*words)
+        process = Forked(*words)
         wait_for(state_path(out, last + 2), process)
         time.sleep(rng.uniform(0, 0.5))
         process.kill()
@@ -187,7 +187,7 @@ def test_kills_at_random_moments_leave_whole_states(photos: Path, place: Path) -
             assert len(load_file(folder / "state.safetensors")) > 100
         last = int(found[-1].name.removeprefix("step-"))
         words = ["pretrain", "--resume", out, "--quiet"]
-    process = start(*words)
+    process = Forked(*words)
     wait_for(state_path(out, last + 1), process)
     leftovers = [path for path in out.rglob(".*") if str(process.pid) not in path.name]
     process.kill()
@@ -241,7 +241,7 @@ def test_a_damaged_state_is_refused_in_one_line(copied: Path, damage: Any, words
 
 def test_without_the_newest_state_the_one_before_is_resumed(straight: Path, copied: Path) -> None:
     shutil.rmtree(states(copied)[-1])
-    assert vader("pretrain", "--resume", copied).returncode == 0
+    assert forked("pretrain", "--resume", copied).returncode == 0
     assert_same_run(straight, copied)
 
 
@@ -252,7 +252,7 @@ def test_other_images_are_refused(copied: Path, photos: Path) -> None:
     config = json.loads((copied / "config.json").read_text()) | {"images": str(more)}
     (copied / "config.json").write_text(json.dumps(config))
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
-    done = vader("pretrain", "--resume", copied)
+    done = forked("pretrain", "--resume", copied)
     assert done.returncode == 1
     assert done.stderr.startswith("vader: --resume: expected the 12 images that the run began with")
     assert done.stderr.count("\n") == 1
@@ -260,7 +260,7 @@ def test_other_images_are_refused(copied: Path, photos: Path) -> None:
 
 
 def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    done = vader("pretrain", "--resume", tmp_path / "missing")
+    done = forked("pretrain", "--resume", tmp_path / "missing")
     assert done.returncode == 1
     told = "--resume: expected a run folder with a config.json, found none in"
     assert done.stderr == f"vader: {told} {tmp_path / 'missing'}\n"
