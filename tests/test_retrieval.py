@@ -254,6 +254,9 @@ def test_unreadable_images_are_left_out_and_counted(photos: Path, tmp_path: Path
     (tmp_path / "bad" / "a.jpg").write_bytes(b"")
     with pytest.raises(BadInput, match="expected pictures to fit the model on, none of 1 tried could be read"):
         build_index("rgb@centred", list_images(tmp_path / "bad"), tmp_path / "none", IndexConfig())
+    with pytest.raises(BadInput, match="none of 1 images could be read"):
+        build_index("rgb", list_images(tmp_path / "bad"), tmp_path / "none", IndexConfig())
+    assert not (tmp_path / "none").exists(), "nothing to go on with is left"
     with pytest.raises(BadInput, match=r"none of 1 images could be read; the first: a.jpg"):
         build_index("rgb", list_images(tmp_path / "bad"), tmp_path / "none", IndexConfig())
 

@@ -5,6 +5,7 @@ Axes: n vectors, D embedding, h w cells.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,6 +94,7 @@ def build_index(
     rows = _embed(model, images, out, config, stride, say)
     count, dim = sum(row.cells for row in rows), int(model.identity["dim"])
     if not count:
+        shutil.rmtree(out, ignore_errors=True)  # it is ours, and there is nothing to go on with
         raise BadInput(f"none of {len(rows)} images could be read; the first: {rows[0].name}: {rows[0].skipped}")
     vectors = map_values(out / VECTORS, np.float16, (count, dim))
     kind = search.choose_kind(count) if config.kind == "auto" else config.kind
