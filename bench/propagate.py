@@ -5,7 +5,7 @@
 A frame of DAVIS (480 x 854) as the protocol resizes it, random features, context frames all there. Contestants in
 turn: our step (similarities, top-k, labels, mask at full size); `torch.topk` alone over as many similarities as there
 are pairs of cells; the whole naive way (full matrix, the neighbourhood masked out, topk, softmax, labels). Memory is
-the peak of what each allocates beyond features and labels, in a process of its own.
+the peak of what each allocates beyond features and labels, in a process of its own (`--device cuda`: on the GPU).
 """
 
 import argparse
@@ -40,9 +40,10 @@ class Setting:
         context = 1 + self.protocol.context
         self.free = [not self.protocol.restrict_first] + [False] * self.protocol.context
         self.maps = [
-            F.normalize(torch.randn(self.h, self.w, given.dim, generator=generator), dim=2) for _ in range(context + 1)
+            F.normalize(torch.randn(self.h, self.w, given.dim, generator=generator), dim=2).to(given.device)
+            for _ in range(context + 1)
         ]
-        self.labels = torch.rand(context, self.h * self.w, given.objects + 1, generator=generator)
+        self.labels = torch.rand(context, self.h * self.w, given.objects + 1, generator=generator).to(given.device)
 
     def ours(self) -> None:
         """One frame, masks included."""
@@ -58,7 +59,7 @@ class Setting:
         similar = self.full_matrix()
         if self.protocol.radius is not None:
             whole = Box(0, self.h, 0, self.w)
-            bias = bounds(whole, whole, self.protocol.radius / self.stride, self.protocol, torch.device("cpu"))
+            bias = bounds(whole, whole, self.protocol.radius / self.stride, self.protocol, similar.device)
             per_frame = similar.view(self.h * self.w, len(self.free), -1)
             for frame, free in enumerate(self.free):
                 if not free:
@@ -67,7 +68,7 @@ class Setting:
         if self.protocol.normalised == "per frame":
             shares = similar.view(self.h * self.w, len(self.free), -1).softmax(2)
             values, which = shares.topk(self.protocol.top_k, dim=2)
-            which += self.h * self.w * torch.arange(len(self.free))[:, None]
+            which += self.h * self.w * torch.arange(len(self.free), device=which.device)[:, None]
             values, which = values.flatten(1) / len(self.free), which.flatten(1)
         else:
             values, which = similar.topk(self.protocol.top_k, dim=1)
@@ -79,6 +80,11 @@ class Setting:
 def _peak(given: argparse.Namespace, name: str, found: "multiprocessing.Queue[float]") -> None:
     torch.set_num_threads(1)
     setting = Setting(given)
+    if given.device == "cuda":
+        before = torch.cuda.memory_allocated()
+        getattr(setting, name)()
+        found.put((torch.cuda.max_memory_allocated() - before) / 1e6)
+        return
     before = _resident()
     peak, stop = [before], threading.Event()
 
@@ -93,6 +99,16 @@ def _peak(given: argparse.Namespace, name: str, found: "multiprocessing.Queue[fl
     stop.set()
     watcher.join()
     found.put((peak[0] - before) / 1e6)
+
+
+def _awaited(run: Callable[[], object]) -> Callable[[], None]:
+    """It, until the GPU has done it."""
+
+    def whole() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return whole
 
 
 def _resident() -> float:
@@ -119,6 +135,7 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--chunk", type=int)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="no full matrix: for what would not fit into memory")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,7 +144,8 @@ def main() -> None:
     cells, frames = setting.h * setting.w, len(setting.free)
     print(
         f"{given.protocol}: {setting.size[0]}x{setting.size[1]} px, {setting.h}x{setting.w} cells of {given.dim} "
-        f"dimensions, {frames} context frames, {cells * cells * frames / 1e6:.0f} million similarities, one core"
+        f"dimensions, {frames} context frames, {cells * cells * frames / 1e6:.0f} million similarities, "
+        f"{'one core' if given.device == 'cpu' else torch.cuda.get_device_name()}"
     )
     contestants: dict[str, Callable[[], object]] = {"ours": setting.ours}
     if not given.alone:
@@ -136,6 +154,8 @@ def main() -> None:
             "topk alone": lambda: matrix.topk(setting.protocol.top_k, dim=1),
             "naive": setting.naive,
         }
+    if given.device == "cuda":
+        contestants = {name: _awaited(run) for name, run in contestants.items()}
     times = alternate(contestants, given.repeats)
     report(times, "ours" if given.alone else "topk alone")
     print(f"{1 / statistics.median(times['ours']):.2f} frames a second")

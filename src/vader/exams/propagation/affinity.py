@@ -16,6 +16,7 @@ from vader.exams.propagation.protocols import PropagationProtocol
 
 GROUP = 64  # similarities that are first compared among themselves
 AT_ONCE = 1 << 20  # similarities that exist at a time: 4 MiB stay in a processor's cache
+AT_ONCE_GPU = 1 << 26  # 256 MiB
 
 
 # --- The two steps ------------------------------------------------------------------------------------------------
@@ -150,7 +151,8 @@ def similarities(
     window = view.window
     count = (window.bottom - window.top) * (window.right - window.left)
     padded = -(-count // GROUP) * GROUP
-    step = max(1, min(len(view.frames), AT_ONCE // (len(queries) * padded)))
+    at_once = AT_ONCE if queries.device.type == "cpu" else AT_ONCE_GPU
+    step = max(1, min(len(view.frames), at_once // (len(queries) * padded)))
     space = queries.new_empty(len(queries) * step * padded)
     for start in range(0, len(view.frames), step):
         frames = view.frames[start : start + step]

@@ -16,6 +16,7 @@ from vader.exams.propagation.protocols import PropagationProtocol
 
 CHUNK = 144  # queries of a tile: with 12 cells of radius larger ones see too much in vain
 CHUNK_FREE = 256  # and of one that no radius bounds: products of fewer rows are slower
+CHUNK_GPU = 1024  # there each step costs a launch, however small, and there is no cache to stay in
 SAFE = 60.0  # exponents whose exp float32 holds, and the sum of thousands of them
 
 
@@ -50,6 +51,8 @@ def carry_frame(
     h, w, _ = queries.shape
     radius = None if protocol.radius is None else protocol.radius / stride
     found = labels.new_empty(h * w, labels.shape[2])
+    if chunk is None and queries.device.type != "cpu":
+        chunk = CHUNK_GPU
     chunk = chunk or (CHUNK_FREE if radius is None else CHUNK)
     share = labels.new_tensor(counts or [1] * len(keys))
     share /= share.sum()
