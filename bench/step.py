@@ -66,7 +66,7 @@ def main() -> None:
         _wait(fabric.device)
 
     def bare() -> None:
-        learner.student(ready.first).float().sum().backward()
+        fabric.backward(learner.student(ready.first).float().sum())
         with torch.no_grad(), fabric.autocast():
             learner.teacher(ready.second)
         learner.optimizer.zero_grad(set_to_none=True)

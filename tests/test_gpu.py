@@ -38,7 +38,7 @@ def test_loss_and_gradient() -> None:
     within = torch.rand(8, 8, 8, generator=torch.Generator().manual_seed(3)) > 0.5
     found = []
     for device in ("cpu", "cuda"):
-        queries = q.to(device).requires_grad_()
+        queries = q.to(device).detach().requires_grad_()
         contrast = info_nce(
             queries, k.to(device), n.to(device), query_image=own.to(device), negative_image=others.to(device),
             within=within.to(device),
