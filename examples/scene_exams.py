@@ -49,7 +49,9 @@ class Counts:
     probe_steps: int = ProbeConfig().steps
 
 
-SMALL = Counts(train=12, test=6, clips=2, frames=5, pairs=6, probe_steps=60)  # to see whether it works
+SMALL = Counts(  # to see whether it works
+    train=8, test=4, clips=2, frames=3, pairs=3, size=64, clip_size=(128, 96), probe_steps=20,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
