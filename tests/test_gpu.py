@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from tiny import B, P, make_batch, tiny
+from tiny import TINY, B, P, make_batch, tiny
 from torch import Tensor
 
 from vader.contrast import info_nce
@@ -90,10 +90,11 @@ def test_propagation(name: str) -> None:
 
 @pytest.mark.parametrize("hold", ["nothing", "memory", "device"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_run_is_examined_and_resumed(photos: Path, tmp_path: Path, hold: str, precision: str) -> None:
-    network = {"encoder": "test_resnet", "dim": 16, "pyramid_width": 16, "decoder_width": 16, "pyramid_outputs": False}
+def test_a_run_is_examined_and_its_model_opens_on_either(
+    photos: Path, tmp_path: Path, hold: str, precision: str
+) -> None:
     config = PretrainConfig(
-        images=photos, out=tmp_path / "run", steps=6, batch=4, points=8, queue=96, network=network, views={"size": 32},
+        images=photos, out=tmp_path / "run", steps=6, batch=4, points=8, queue=96, network=TINY, views={"size": 32},
         bn_groups=2, lr_encoder=1e-3, lr_decoder=1e-3, workers=0, held_out=2, log_every=2, exam_every=3, save_every=3,
         device="cuda", precision=precision, hold=hold,
     )  # fmt: skip

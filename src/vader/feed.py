@@ -81,9 +81,11 @@ def split(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]
 
 def read_image(images: ImageList, index: int, shortest: int = 0) -> np.ndarray:
     """Image `index` decoded, (H, W, 3) uint8. Raises UnreadableImage, also for images under 32 px."""
-    image = decode(images.path(index), shortest)
+    path = images.path(index)
+    image = decode(path, shortest)
     if min(image.shape[:2]) < MIN_IMAGE_SIDE:
-        raise UnreadableImage(f"expected at least {MIN_IMAGE_SIDE} px a side, got {image.shape[1]}x{image.shape[0]}")
+        height, width = image.shape[:2]
+        raise UnreadableImage(f"{path}: expected at least {MIN_IMAGE_SIDE} px a side, got {width}x{height}")
     return image
 
 

@@ -30,9 +30,8 @@ from vader.exams.matching import (
     view_of,
     warp_points,
 )
-from vader.images.decode import decode
+from vader.feed import read_image
 from vader.images.folder import list_images
-from vader.network import MIN_SIDE
 from vader.scenes.samples import view_pair
 from vader.scenes.world import SceneConfig
 
@@ -136,13 +135,7 @@ def warp_pairs(protocol: WarpProtocol, root: Path) -> PairSet:
 
     @lru_cache(maxsize=2)
     def image(i: int) -> np.ndarray:
-        found = decode(listed.path(chosen[i]), shortest=2 * protocol.size)
-        height, width = found.shape[:2]
-        if min(height, width) < MIN_SIDE:
-            raise UnreadableImage(
-                f"{listed.path(chosen[i])}: expected at least {MIN_SIDE} px a side, got {width}x{height}"
-            )
-        return found
+        return read_image(listed, chosen[i], 2 * protocol.size)
 
     @lru_cache(maxsize=2)
     def pair(i: int) -> Any:

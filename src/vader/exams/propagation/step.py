@@ -51,9 +51,8 @@ def carry_frame(
     h, w, _ = queries.shape
     radius = None if protocol.radius is None else protocol.radius / stride
     found = labels.new_empty(h * w, labels.shape[2])
-    if chunk is None and queries.device.type != "cpu":
-        chunk = CHUNK_GPU
-    chunk = chunk or (CHUNK_FREE if radius is None else CHUNK)
+    if chunk is None:
+        chunk = CHUNK_GPU if queries.device.type != "cpu" else CHUNK_FREE if radius is None else CHUNK
     share = labels.new_tensor(counts or [1] * len(keys))
     share /= share.sum()
     for tile in tiles(h, w, *tile_shape(w, chunk, radius is not None)):
