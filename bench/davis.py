@@ -19,7 +19,7 @@ from skimage.morphology import dilation, disk
 from timing import alternate, report
 
 from vader.datasets.davis import open_davis
-from vader.metrics import boundary_f, jaccard
+from vader.reports.metrics import boundary_f, jaccard
 
 DATA = Path(os.environ.get("VADER_DATA", Path(__file__).parents[2] / "shared" / "data")) / "DAVIS"
 FRAMES = (0, 6, 12, 17)  # of each clip

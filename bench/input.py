@@ -20,10 +20,10 @@ from PIL import Image, ImageFilter
 from timing import alternate
 from torchvision import transforms
 
-from vader.feed import FeedConfig, Pairs
 from vader.images.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Colour, paint
-from vader.images.folder import list_images
-from vader.views import ViewConfig
+from vader.images.sources import list_images
+from vader.pretraining.feed import FeedConfig, Pairs
+from vader.pretraining.views import ViewConfig
 
 
 class PeersBlur:
@@ -79,7 +79,7 @@ def pixel_differences(image: np.ndarray) -> None:
     for sigma in (0.5, 1.0, 2.0):
         theirs = np.asarray(pil.filter(ImageFilter.GaussianBlur(sigma)))
         results[f"blur {sigma}"] = paint(image, Colour(sigma=sigma)), theirs
-    from vader.geometry import scaling, translation
+    from vader.images.geometry import scaling, translation
     from vader.images.warp import warp
 
     for side in (320, 160):

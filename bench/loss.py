@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from timing import alternate, report
 
-from vader.contrast import info_nce
+from vader.pretraining.contrast import info_nce
 
 TEMPERATURE, FACTOR = 0.07, 10.0
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from timing import alternate, report
 
-from vader.exams.neighbours import vote
-from vader.exams.search import nearest, tile
+from vader.exams.labelled.nearest import nearest, tile
+from vader.exams.labelled.neighbours import vote
 
 
 def gathered(

@@ -23,15 +23,15 @@ from PIL import Image
 from timing import alternate, report
 from torch import nn
 
-from vader.cost import fitting_decoder
-from vader.feed import Feed, Pairs, split
-from vader.images.folder import ImageList, list_images
-from vader.learner import Learner
-from vader.network import NetworkConfig
-from vader.pretrain import PretrainConfig, step
-from vader.run import _feed_config
-from vader.runtime import start_fabric
-from vader.views import ViewConfig
+from vader.images.sources import ImageList, list_images
+from vader.models.cost import fitting_decoder
+from vader.models.network import NetworkConfig
+from vader.pretraining.feed import Feed, Pairs, split
+from vader.pretraining.learner import Learner
+from vader.pretraining.pretrain import PretrainConfig, step
+from vader.pretraining.run import _feed_config
+from vader.pretraining.views import ViewConfig
+from vader.runtime.processes import start_fabric
 
 QUEUE = 4096  # the peers' examples'
 

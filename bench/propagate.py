@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from timing import alternate, report
 
-from vader.exams.propagation.affinity import Box, bounds
-from vader.exams.propagation.labels import pixel_labels
-from vader.exams.propagation.protocols import PROTOCOLS, PropagationProtocol
-from vader.exams.propagation.step import carry_frame
+from vader.inference.propagation.affinity import Box, bounds
+from vader.inference.propagation.labels import pixel_labels
+from vader.inference.propagation.protocols import PROTOCOLS, PropagationProtocol
+from vader.inference.propagation.step import carry_frame
 
 PICTURE = (480, 854)
 

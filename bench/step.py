@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from timing import alternate, report
 
-from vader.cost import fitting_decoder
-from vader.feed import Feed, Pairs
-from vader.images.folder import ImageList
-from vader.learner import Learner
-from vader.network import NetworkConfig
-from vader.pretrain import PretrainConfig, step
-from vader.run import _feed_config
-from vader.runtime import choose_device, choose_precision, start_fabric
-from vader.views import ViewConfig
+from vader.images.sources import ImageList
+from vader.models.cost import fitting_decoder
+from vader.models.network import NetworkConfig
+from vader.pretraining.feed import Feed, Pairs
+from vader.pretraining.learner import Learner
+from vader.pretraining.pretrain import PretrainConfig, step
+from vader.pretraining.run import _feed_config
+from vader.pretraining.views import ViewConfig
+from vader.runtime.processes import choose_device, choose_precision, start_fabric
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ import torch
 
 from vader.datasets.opening import open_labelled
 from vader.encoders import fit, open_encoder
-from vader.evaluation.results import mean_iou
-from vader.evaluation.sitting import Pictures
-from vader.exams import depth, segmentation
+from vader.encoders.store import Budget, Maps, Progress, Store, encode, fill, parse_memory
+from vader.exams.labelled import depth, segmentation
+from vader.exams.labelled.linear import Pictures
 from vader.exams.protocols import LinearDepth, find_protocol
-from vader.exams.store import Budget, Maps, Progress, Store, encode, fill, parse_memory
-from vader.tables import Cell, Column, Row, Table, to_markdown
+from vader.exams.results import mean_iou
+from vader.reports.tables import Cell, Column, Row, Table, to_markdown
 
 
 def main() -> None:

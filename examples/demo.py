@@ -25,11 +25,11 @@ from scene_exams import ANGLE_NAMES, SMALL, THRESHOLDS, Counts, Sets, images_of,
 from scene_pictures import groups
 
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
-from vader.network import NetworkConfig
-from vader.provenance import describe
-from vader.report import Report, Verdict, write
+from vader.models.network import NetworkConfig
+from vader.reports.provenance import describe
+from vader.reports.report import Report, Verdict, write
+from vader.reports.tables import Cell, Column, Row, Table, to_markdown
 from vader.scenes.world import SceneConfig
-from vader.tables import Cell, Column, Row, Table, to_markdown
 
 # 0.37 M parameters: four times the steps of a ResNet-10-t in the same minutes, and the minutes are few.
 ENCODER = "test_resnet"

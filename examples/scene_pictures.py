@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from scene_exams import ANGLE_NAMES, Sets, carried, images_of
 
-from vader import draw
 from vader.encoders import DenseEncoder
-from vader.exams.features import extract
-from vader.exams.matching import query_cells
-from vader.geometry import cell_centres, read_cells
+from vader.encoders.features import extract
+from vader.exams.pairs import query_cells
 from vader.images.animate import animate
-from vader.report import Figure, Group
-from vader.show import pca_colours
+from vader.images.geometry import cell_centres, read_cells
+from vader.inference.show import pca_colours
+from vader.reports import draw
+from vader.reports.report import Figure, Group
 
 PALETTE = np.array([(0, 0, 0), (230, 60, 50), (40, 170, 80), (60, 110, 230), (240, 180, 40), (170, 70, 200),
                     (40, 190, 200), (250, 120, 180), (140, 140, 60), (120, 80, 40)], dtype=np.uint8)  # fmt: skip

@@ -16,11 +16,11 @@ from demo import COLUMNS, IMAGES, SETTINGS, SIDE, check, claim, vader
 from scene_exams import SMALL, Counts, make_sets, nothing, propagation, sit
 
 from vader.encoders import fresh_encoder, open_encoder
-from vader.network import NetworkConfig
-from vader.provenance import describe
-from vader.report import Report, Verdict, write
+from vader.models.network import NetworkConfig
+from vader.reports.provenance import describe
+from vader.reports.report import Report, Verdict, write
+from vader.reports.tables import Cell, Row, Table, to_markdown
 from vader.scenes.world import SceneConfig
-from vader.tables import Cell, Row, Table, to_markdown
 
 PAPER = {"unmatched": (32.4, 9.8), "same": (48.0, 46.7), "different": (56.7, 52.4)}  # VOC mIoU, DAVIS J
 SCORES = ("miou", "j")

@@ -59,6 +59,6 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="session")
 def fabric() -> Fabric:
     """One process on the CPU in float32."""
-    from vader.runtime import start_fabric
+    from vader.runtime.processes import start_fabric
 
     return start_fabric("cpu", "fp32", 1)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from vader.datasets.davis import mask_png
 from vader.encoders import fit, open_encoder
-from vader.exams.propagation import find_protocol, propagate_frames
 from vader.images.encode import colour_map, png
+from vader.inference.propagation import find_protocol, propagate_frames
 
 H, W, T = 40, 64, 9
 

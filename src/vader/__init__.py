@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vader.checkpoint import load_model as load
-    from vader.compare import compare
-    from vader.evaluate import evaluate
-    from vader.pretrain import PretrainConfig, pretrain
-    from vader.propagate import propagate
-    from vader.views import ViewConfig
+    from vader.exams.compare import compare
+    from vader.exams.evaluate import evaluate
+    from vader.inference.propagate import propagate
+    from vader.models.checkpoint import load_model as load
+    from vader.pretraining.pretrain import PretrainConfig, pretrain
+    from vader.pretraining.views import ViewConfig
 
 _WHERE = {
-    "compare": ("vader.compare", "compare"),
-    "evaluate": ("vader.evaluate", "evaluate"),
-    "load": ("vader.checkpoint", "load_model"),
-    "pretrain": ("vader.pretrain", "pretrain"),
-    "propagate": ("vader.propagate", "propagate"),
-    "PretrainConfig": ("vader.pretrain", "PretrainConfig"),
-    "ViewConfig": ("vader.views", "ViewConfig"),
-    "NetworkConfig": ("vader.network", "NetworkConfig"),
-    "recipes": ("vader.recipes", None),
+    "compare": ("vader.exams.compare", "compare"),
+    "evaluate": ("vader.exams.evaluate", "evaluate"),
+    "load": ("vader.models.checkpoint", "load_model"),
+    "pretrain": ("vader.pretraining.pretrain", "pretrain"),
+    "propagate": ("vader.inference.propagate", "propagate"),
+    "PretrainConfig": ("vader.pretraining.pretrain", "PretrainConfig"),
+    "ViewConfig": ("vader.pretraining.views", "ViewConfig"),
+    "NetworkConfig": ("vader.models.network", "NetworkConfig"),
+    "recipes": ("vader.pretraining.recipes", None),
     "VaderError": ("vader.errors", "VaderError"),
 }
 __all__ = [

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from vader import recipes
-from vader.cost import is_depthwise
 from vader.errors import BadCheckpoint, BadInput
-from vader.feed import split
-from vader.images.folder import list_images
-from vader.journal import read_metrics
-from vader.pretrain import PretrainConfig
-from vader.pretrain import pretrain as run_pretrain
-from vader.runtime import (
+from vader.images.sources import list_images
+from vader.models.cost import is_depthwise
+from vader.pretraining import recipes
+from vader.pretraining.feed import split
+from vader.pretraining.pretrain import PretrainConfig
+from vader.pretraining.pretrain import pretrain as run_pretrain
+from vader.runtime.journal import read_metrics
+from vader.runtime.processes import (
     catch_interrupts,
     choose_device,
     choose_precision,
@@ -190,8 +190,8 @@ def embed(
     workers: int, quiet: bool,
 ) -> Path:  # fmt: skip
     """Write dense maps; see `vader embed --help`."""
-    from vader import predict
-    from vader.checkpoint import load_model
+    from vader.inference import embed as predict
+    from vader.models.checkpoint import load_model
 
     if size is not None and size < 32:
         raise BadInput(f"--size: expected at least 32 px, got {size}")
@@ -215,8 +215,8 @@ def show(
     device: str, basis: Literal["panel", "image"], quiet: bool,
 ) -> list[Path]:  # fmt: skip
     """Write pictures; see `vader show --help`."""
-    from vader import show as pictures
     from vader.encoders import fit, open_encoder
+    from vader.inference import show as pictures
 
     if count < 1:
         raise BadInput(f"--count: expected at least 1, got {count}")
@@ -241,7 +241,7 @@ def scenes(
     out: Path, layout: str, count: int, size: str, seed: int, settings: list[str], workers: int | None, quiet: bool
 ) -> dict[str, Any]:
     """Render a data set; see `vader scenes --help`."""
-    from vader.predict import to_stderr
+    from vader.inference.embed import to_stderr
     from vader.scenes import layouts
     from vader.scenes.world import SceneConfig
 

@@ -4,11 +4,11 @@ import json
 import sys
 from pathlib import Path
 
-from vader import report as reports
-from vader.compare import compare as join
-from vader.compare import write_comparison
 from vader.errors import BadInput
-from vader.evaluate import evaluate as run_evaluate
+from vader.exams.compare import compare as join
+from vader.exams.compare import write_comparison
+from vader.exams.evaluate import evaluate as run_evaluate
+from vader.reports import report as reports
 
 
 def evaluate(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vader.propagate import propagate as run_propagate
+from vader.inference.propagate import propagate as run_propagate
 
 SHOWN = 5  # runs of skipped frames that are named
 

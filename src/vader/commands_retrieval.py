@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from vader.errors import BadInput
-from vader.images.folder import list_images
-from vader.retrieval.browse import write_page
-from vader.retrieval.building import IndexConfig, build_index
-from vader.retrieval.index import open_index
-from vader.retrieval.query import Answer, draw_answer
-from vader.retrieval.query import retrieve as run_retrieve
-from vader.runtime import choose_device
-from vader.tables import DASH
+from vader.images.sources import list_images
+from vader.inference.retrieval.browse import write_page
+from vader.inference.retrieval.building import IndexConfig, build_index
+from vader.inference.retrieval.index import open_index
+from vader.inference.retrieval.query import Answer, draw_answer
+from vader.inference.retrieval.query import retrieve as run_retrieve
+from vader.reports.tables import DASH
+from vader.runtime.processes import choose_device
 
 
 def index(

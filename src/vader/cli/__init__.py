@@ -1,6 +1,6 @@
 """The command line. Thin: it turns words into configs and calls the library; torch is imported inside commands only."""
 
-from vader.cli import interrupts  # before all that takes its time
+from vader.runtime import interrupts  # before all that takes its time
 
 # isort: split
 from vader.cli import exams, learning, propagation, retrieval

@@ -11,8 +11,8 @@ from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from vader import __version__
-from vader.cli.interrupts import EAR
 from vader.errors import VaderError
+from vader.runtime.interrupts import EAR
 
 app = App(
     name="vader",
@@ -29,7 +29,7 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 def say(result: Path) -> None:
     """A result, on standard output; once, however many processes made it."""
-    from vader.runtime import is_first_process
+    from vader.runtime.processes import is_first_process
 
     if is_first_process():
         print(result)
@@ -38,7 +38,7 @@ def say(result: Path) -> None:
 def warn(message: str) -> None:
     """One line on standard error, from the first process alone; none if there is nothing to say."""
     if message:
-        from vader.runtime import is_first_process
+        from vader.runtime.processes import is_first_process
 
         if is_first_process():
             print(f"warning: {message}", file=sys.stderr)
@@ -46,7 +46,7 @@ def warn(message: str) -> None:
 
 def fail(message: str) -> None:
     """One line on standard error, from the first process alone, and exit code 1."""
-    from vader.runtime import is_first_process
+    from vader.runtime.processes import is_first_process
 
     if is_first_process():
         print(f"vader: {' '.join(message.splitlines())}", file=sys.stderr)

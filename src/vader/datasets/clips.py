@@ -15,7 +15,7 @@ from vader.datasets.davis import DavisClip
 from vader.datasets.example import LabelledSet
 from vader.errors import BadInput
 from vader.images.decode import image_size
-from vader.images.folder import SUFFIXES
+from vader.images.sources import SUFFIXES
 
 SCORED = 3  # frames that DAVIS needs: the first is given, the last is left out
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from vader.datasets.example import LabelledSet
 from vader.datasets.files import Pairs, find_root, labelled, listed, read_classes, read_lines
 from vader.errors import BadInput
-from vader.images.folder import list_images
+from vader.images.sources import list_images
 
 HOW = "put pictures into images/, a mask PNG for each into masks/, and class names, a line each, into classes.txt"
 SEED = "vader 0"  # goes before each name into the hash

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.errors import BadInput
-from vader.network import MIN_SIDE
+from vader.models.network import MIN_SIDE
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vader.errors import BadInput
-from vader.network import STRIDE, Encoder
+from vader.models.network import STRIDE, Encoder
 
 PROBE = 128  # pixels; every level's side divides it
 REFUSED = re.compile("Attention|Attn|Window|Rel[A-Z]?.*Pos")  # what depends on how many cells there are

@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from vader.checkpoint import find_model, load_model
-from vader.cost import fitting_decoder
-from vader.encoders.backbones import Transformer, backbone
 from vader.encoders.dense import DenseEncoder, await_fitting, edge_padded
 from vader.encoders.handmade import raw_colours, sift
 from vader.encoders.spec import Spec, parse, share_weights
 from vader.encoders.variants import normalisation, on_device, read_cnn
 from vader.encoders.weights import family_network, named_network
 from vader.errors import BadInput
-from vader.network import STRIDE, DenseNetwork, Encoder, Network, NetworkConfig, build
+from vader.models.backbones import Transformer, backbone
+from vader.models.checkpoint import find_model, load_model
+from vader.models.cost import fitting_decoder
+from vader.models.network import STRIDE, DenseNetwork, Encoder, Network, NetworkConfig, build
 
 
 def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | None = None) -> DenseEncoder:

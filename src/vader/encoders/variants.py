@@ -13,7 +13,7 @@ from vader.encoders.dense import DenseEncoder, mean_padded
 from vader.encoders.dilation import dilate
 from vader.encoders.spec import CNN_VARIANTS
 from vader.errors import BadInput
-from vader.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
+from vader.models.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
 
 COARSEST = LEVEL_STRIDES[-1]
 PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time; more leave its caches and take up to 1.4 times as long

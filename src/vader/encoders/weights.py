@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vader.encoders.backbones import IMAGENET, Transformer, backbone, published_tensors, vit_of
 from vader.encoders.spec import Spec
 from vader.errors import BadCheckpoint
-from vader.foreign import Report, initialise_encoder, load_into, read_foreign
-from vader.network import Encoder
+from vader.models.backbones import IMAGENET, Transformer, backbone, published_tensors, vit_of
+from vader.models.foreign import Report, initialise_encoder, load_into, read_foreign
+from vader.models.network import Encoder
 
 # Where each code base keeps the network that it hands on, the first that is there. A file of the query encoder alone
 # has no prefix.

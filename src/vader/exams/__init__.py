@@ -1,1 +1,1 @@
-"""What frozen dense features are worth: arrays in, numbers out."""
+"""Evaluate encoders with named protocols, and compare the reports."""

@@ -10,20 +10,20 @@ import re
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from vader.encoders.features import ProbeConfig
 from vader.errors import BadInput
-from vader.exams.bins import BinsConfig
-from vader.exams.clusters import PROTOCOLS as CLUSTERS
-from vader.exams.clusters import ClustersProtocol
-from vader.exams.depth import LR, NEAREST, Crop
-from vader.exams.features import ProbeConfig
-from vader.exams.matching.protocols import PROTOCOLS as MATCHING
-from vader.exams.matching.protocols import MatchProtocol
-from vader.exams.neighbours import PROTOCOLS as NEIGHBOURS
-from vader.exams.neighbours import NeighboursProtocol
-from vader.exams.propagation.exam import PROTOCOLS as CLIPS
-from vader.exams.propagation.exam import ClipExam
-from vader.exams.square import SquareConfig
-from vader.metrics import VOID
+from vader.exams.clips.protocols import PROTOCOLS as CLIPS
+from vader.exams.clips.protocols import ClipExam
+from vader.exams.labelled.clusters import PROTOCOLS as CLUSTERS
+from vader.exams.labelled.clusters import ClustersProtocol
+from vader.exams.labelled.depth import LR, NEAREST, Crop
+from vader.exams.labelled.dinov3 import BinsConfig
+from vader.exams.labelled.leopart import SquareConfig
+from vader.exams.labelled.neighbours import PROTOCOLS as NEIGHBOURS
+from vader.exams.labelled.neighbours import NeighboursProtocol
+from vader.exams.pairs.protocols import PROTOCOLS as MATCHING
+from vader.exams.pairs.protocols import MatchProtocol
+from vader.reports.metrics import VOID
 
 SETS = ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
 SEGMENTATION_PROBE = ProbeConfig(lr=0.03)  # by `bench/sweep.py` inside train splits: docs/protocols.md

@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from vader.errors import BadInput, MissingExtra, UnreadableImage
 from vader.images.decode import decode, image_size
-from vader.images.folder import ImageList, list_images
+from vader.images.sources import ImageList, list_images
 
 FOLDER_RATE = 10.0  # frames/s that a folder's pictures are shown at: it names none
 SAMPLE = 1 << 20  # bytes at either end of a file that are looked at to know it again

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from vader.geometry import Flow, cell_centres, scaling, transform
+from vader.images.geometry import Flow, cell_centres, scaling, transform
 
 # Between 1 and 2 source pixels a view pixel, bilinear reading still touches every source pixel. Above it, they are
 # averaged first, or fine texture would turn into noise that no feature can match.

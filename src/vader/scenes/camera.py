@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from vader.geometry import cell_centres
+from vader.images.geometry import cell_centres
 
 
 @dataclass(frozen=True)

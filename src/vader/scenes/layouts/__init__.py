@@ -70,7 +70,10 @@ def write(
     for few pixels). `say` gets a line of progress every two seconds. Raises BadInput for what cannot be made, before
     anything is rendered, and OSError when the disk is full; then, and when interrupted, nothing is left.
     """
-    from vader.runtime import catch_interrupts, write_json  # not at the top: the processes that render import this
+    from vader.runtime.processes import (  # not at the top: the processes that render import this
+        catch_interrupts,
+        write_json,
+    )
 
     out = out.resolve()
     check(out, layout, count, width, height, seed, workers)
@@ -137,7 +140,7 @@ def choose_workers(pixels: int) -> int:
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` to fill, which becomes `out` at the end of the block, or is deleted."""
-    from vader.runtime import prepare_output
+    from vader.runtime.processes import prepare_output
 
     absent = [folder for folder in (out, *out.parents) if not folder.exists()]  # innermost first
     name = os.fsencode(out.name)[:200].decode(errors="ignore")  # 255 bytes are what file systems take

@@ -1,1 +1,0 @@
-"""Joins encoders, a protocol and data into a report: sitting, intervals, files, pages. `vader.evaluate` is the door."""

@@ -1,0 +1,147 @@
+"""Encoders sit a named protocol on labelled data, and a report says what they got and what that depends on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vader.encoders import DenseEncoder, open_encoders
+from vader.encoders.store import Budget, parse_memory
+from vader.errors import BadInput
+from vader.exams.files import (
+    folder_names,
+    new_folder,
+    prediction_file,
+    write_depth,
+    write_labels,
+    write_pictures,
+)
+from vader.exams.kinds import EXAMS, check_few, sit, try_out
+from vader.exams.labelled.linear import Keep, Plan
+from vader.exams.pages import make_report
+from vader.exams.plan import Material
+from vader.exams.protocols import constants, find_protocol
+from vader.exams.results import Result
+from vader.reports import report as reports
+from vader.reports.provenance import describe, peak_memory
+from vader.reports.report import Report
+from vader.runtime.processes import choose_device
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` gives back: the report, its folder, and each encoder's result."""
+
+    report: Report
+    folder: Path
+    results: tuple[Result, ...]
+
+
+def evaluate(
+    encoders: Sequence[str | DenseEncoder],
+    task: str,
+    protocol: str,
+    data: str | Path | None,
+    out: str | Path,
+    *,
+    trials: int = 5,
+    seed: int = 0,
+    memory: str | int | None = None,
+    batch: int = 16,
+    device: str = "auto",
+    weights: Path | None = None,
+    scratch: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Let each encoder sit the protocol and write `out`: report.json, .md and .html, predictions/, pictures.npz.
+
+    `encoders` are words of `open_encoder` or encoders; trial t has seed `seed` + t. Features stay within `memory`
+    (bytes, or words such as "2GB"; None: half of what is free), beyond it in a file in `scratch`, and never more
+    than `batch` pictures above it. `say` gets lines of progress. Nothing but seeds, trials, encoders and data changes
+    a score.
+
+    Raises BadInput for words that name nothing, data that is not as its layout says, features that are not finite and
+    an `out` that is not empty, all before the first encoder sits, but for features that are not finite of some
+    pictures alone. Nothing is left then, nor by Ctrl-C.
+    """
+    started = time.monotonic()
+    chosen = find_protocol(task, protocol)
+    _check(encoders, trials, batch)
+    limit = memory if isinstance(memory, int) else parse_memory(memory)
+    device = choose_device(device)
+    exam = EXAMS[type(chosen)]
+    if data is None and exam.needs_data:
+        raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
+    material = exam.open(chosen, Path(data or "."))
+    check_few(chosen, material)
+    opened = open_encoders(encoders, device, weights)
+    folders = folder_names([one.name for one in opened])
+    if len(folders) < len(opened):
+        raise BadInput(
+            f"expected each encoder once, got {', '.join(one.name for one in opened)}; give them other names"
+        )
+    settled = exam.settled(chosen, material)
+    seeds = [seed + trial for trial in range(trials if exam.seeded and not settled else 1)]
+    budget = Budget(limit)
+    plan = Plan(seeds, budget, batch, device, scratch, say)
+    with new_folder(Path(out)) as folder:
+
+        def keeper(name: str) -> Keep:
+            place = folders.setdefault(name, folder_names([*folders, name])[name])
+
+            def keep(picture: str, found: np.ndarray) -> None:
+                path = prediction_file(folder, place, picture)
+                (write_depth if found.dtype.kind == "f" else write_labels)(path, found)
+
+            return keep
+
+        try_out(opened, chosen, material)
+        results = exam.baselines(chosen, material, plan, keeper)
+        results += [sit(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
+        facts = _facts(results, chosen, material, seeds, budget, started)
+        tables, groups = exam.pages(results, chosen, material, folder, folders)
+        page = make_report(results, chosen, material, tables, groups, facts)
+        if settled:
+            page = _noted(page, settled)
+        write_pictures(folder, results)
+        reports.write(page, folder, text="report.md")
+    return Evaluation(page, Path(out), tuple(results))
+
+
+def _noted(page: Report, note: str) -> Report:
+    """The report with a sentence more under its first table."""
+    first, *others = page.tables
+    first = first.model_copy(update={"note": f"{first.note} {note}".strip()})
+    return page.model_copy(update={"tables": (first, *others)})
+
+
+def _check(encoders: Sequence[str | DenseEncoder], trials: int, batch: int) -> None:
+    if not encoders:
+        raise BadInput("expected at least one encoder, got none")
+    for name, value in (("trials", trials), ("batch", batch)):
+        if value < 1:
+            raise BadInput(f"--{name}: expected at least 1, got {value}")
+
+
+def _facts(
+    results: Sequence[Result], protocol: Any, material: Material, seeds: Sequence[int], budget: Budget, started: float
+) -> dict[str, Any]:
+    """What `vader compare` asks for is under "protocol" and "data"."""
+    facts = describe(protocol=constants(protocol), data=material.facts(), seeds=seeds, started=started)
+    facts["paired"] = results[0].paired
+    if scored := getattr(material, "scored", ()):
+        facts["scored classes"] = [material.val.classes[i] for i in scored]  # type: ignore[attr-defined]
+    facts["scored ids"] = list(scored)
+    facts["encoders"] = {one.name: one.facts for one in results}
+    facts["seconds"] = {one.name: {phase: round(s, 2) for phase, s in one.seconds.items()} for one in results}
+    facts["skipped pictures"] = {one.name: one.skipped for one in results}
+    if results[0].pixels:
+        facts["depth pixels of val"] = results[0].pixels
+    facts["features, MB"] = {
+        "limit": round(budget.limit / 1e6), "most in memory": round(budget.most / 1e6, 3),
+        "written to a file": round(budget.spilled / 1e6, 3),
+    }  # fmt: skip
+    return facts | peak_memory()

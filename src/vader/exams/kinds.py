@@ -1,0 +1,155 @@
+"""What sitting each kind of protocol is made of, and one encoder's way through it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vader.datasets.opening import open_splits
+from vader.encoders import DenseEncoder, fit
+from vader.encoders.features import Overflow, extract, lost_in_half
+from vader.errors import BadInput
+from vader.exams.clips.evaluation import copied, open_clips, sit_clips
+from vader.exams.clips.pages import clip_pages
+from vader.exams.clips.protocols import ClipExam
+from vader.exams.labelled.clusters import ClustersProtocol
+from vader.exams.labelled.leopart import check_stride
+from vader.exams.labelled.linear import Keep, Plan, Sets, linear_depth, linear_segmentation
+from vader.exams.labelled.neighbours import NeighboursProtocol
+from vader.exams.labelled.pages import class_charts, class_tables, example_groups
+from vader.exams.labelled.patchwise import clustered, nearest_neighbours, settled
+from vader.exams.labelled.published import binned_depth, open_squares, square_segmentation
+from vader.exams.pairs.evaluation import match_pairs, pair_baselines
+from vader.exams.pairs.pages import pair_pages
+from vader.exams.pairs.protocols import KeypointsProtocol, PosedProtocol, ScenesProtocol, WarpProtocol
+from vader.exams.pairs.sets import open_pairs
+from vader.exams.plan import Material
+from vader.exams.protocols import BinnedDepth, LinearDepth, LinearSegmentation, SquareSegmentation
+from vader.exams.results import Result
+from vader.reports.report import Group
+from vader.reports.tables import Table
+
+TRIED = 4  # pictures on which storage in float16 is judged
+
+
+def no_rows(protocol: Any, material: Any, plan: Plan, keeper: Callable[[str], Keep]) -> list[Result]:
+    """Exams without a row that no encoder is needed for."""
+    return []
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A kind of exam.
+
+    `open(protocol, root)` reads lists and opens no picture; BadInput for what is missing. `sit` gives an encoder's
+    result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders)` makes further tables
+    and figures; `baselines(protocol, material, plan, keeper)` the rows without an encoder, where
+    `keeper(name)` is the `keep` of a row. Where nothing is drawn at random `seeded` is False, and there is one trial
+    however many are asked for; `settled(protocol, material)` says why if that is so of some protocols on some data.
+    `needs_data`: whether there has to be a root.
+    """
+
+    open: Callable[[Any, Path], Any]
+    sit: Callable[..., Result]
+    pages: Callable[..., tuple[list[Table], list[Group]]]
+    baselines: Callable[..., list[Result]] = no_rows
+    seeded: bool = True
+    settled: Callable[[Any, Any], str] = lambda protocol, material: ""
+    needs_data: bool = True
+
+
+def open_sets(protocol: Any, root: Path) -> Sets:
+    """The two splits of the protocol's data set."""
+    return Sets(*open_splits(protocol.data, root))
+
+
+def label_pages(
+    results: Sequence[Result], protocol: Any, sets: Sets, folder: Path, folders: dict[str, str]
+) -> tuple[list[Table], list[Group]]:
+    """Classes, and the best and worst pictures."""
+    groups = [*class_charts(results, sets, folder)]
+    groups += [example_groups(one, protocol, sets, folder, folders[one.name]) for one in results]
+    return class_tables(results, sets), groups
+
+
+def _of_labels(sit: Callable[..., Result]) -> Exam:
+    return Exam(open_sets, sit, label_pages)
+
+
+_MATCH = Exam(open_pairs, match_pairs, pair_pages, pair_baselines, seeded=False)
+
+EXAMS: dict[type, Exam] = {
+    LinearSegmentation: _of_labels(linear_segmentation),
+    LinearDepth: _of_labels(linear_depth),
+    SquareSegmentation: Exam(open_squares, square_segmentation, label_pages),
+    BinnedDepth: _of_labels(binned_depth),
+    NeighboursProtocol: Exam(open_sets, nearest_neighbours, label_pages, settled=settled),
+    ClustersProtocol: _of_labels(clustered),
+    ClipExam: Exam(open_clips, sit_clips, clip_pages, copied, seeded=False),
+    WarpProtocol: _MATCH,
+    KeypointsProtocol: _MATCH,
+    PosedProtocol: _MATCH,
+    ScenesProtocol: replace(_MATCH, needs_data=False),
+}
+
+
+def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, keep: Keep) -> Result:
+    """The encoder's result; `keep` is called with the first trial's prediction of every picture that is scored.
+
+    Features are kept in float16, where the protocol says so, only if that does them no harm: some pictures decide for
+    all, and one that overflows later lets the encoder sit again. The result's facts say which it was.
+
+    Raises BadInput for features that are not finite and for a train split without a single labelled pixel.
+    """
+    plan.seconds = {}
+    take = EXAMS[type(protocol)].sit
+    with plan.timed("fitting"):
+        encoder = fit(encoder, material.pictures)
+    if getattr(protocol, "features", "float32") != "float16":
+        return take(encoder, protocol, material, plan, keep)
+    with plan.timed("fitting"):
+        lost = lost_in_half(_some_maps(encoder, material.pictures))
+    if not lost:
+        try:
+            return take(_told(encoder, "float16"), protocol, material, plan, keep)
+        except Overflow:
+            lost = "overflow"
+    wider = replace(protocol, features="float32")
+    return take(_told(encoder, f"float32: float16 would {lost}"), wider, material, plan, keep)
+
+
+def _some_maps(encoder: DenseEncoder, pictures: Sequence) -> Iterator[Tensor]:
+    """Of pictures all over the split, one after the other; which they are depends on nothing else."""
+    for i in np.unique(np.linspace(0, len(pictures) - 1, TRIED).astype(int)):
+        yield from extract(encoder, [pictures[int(i)]])
+
+
+def _told(encoder: DenseEncoder, features: str) -> DenseEncoder:
+    return replace(encoder, facts=encoder.facts | {"features": features})
+
+
+def try_out(encoders: Sequence[DenseEncoder], protocol: Any, material: Material) -> None:
+    """Let every encoder encode one picture, so that a broken one is told before the first sits for an hour.
+
+    Raises BadInput for features that are not finite, and a stride that the protocol has no use for.
+    """
+    picture = material.pictures[0]
+    for encoder in encoders:
+        if isinstance(protocol, SquareSegmentation):
+            check_stride(encoder, protocol.probe)
+        while encoder.unfitted is not None:
+            encoder = encoder.unfitted
+        extract(encoder, [picture])
+
+
+def check_few(protocol: Any, material: Any) -> None:
+    """Raises BadInput if the protocol's labelled pictures are more than there are."""
+    few = getattr(protocol, "few", None)
+    if few and (few.pictures or 0) > (count := len(material.train)):
+        raise BadInput(
+            f"--protocol {protocol.name}: expected up to {count} labelled pictures, as many as the train split of "
+            f"{material.name} in {material.train.root} has, got {few.pictures}; ask for fewer, or a share such as 10%"
+        )

@@ -1,0 +1,1 @@
+"""Exams of labelled pictures: probes, nearest neighbours, clusters."""

@@ -1,0 +1,240 @@
+"""One encoder sits one exam: features of the train split once, all trials' heads at once, the val split in one pass.
+
+The val split's features are scored as they come and never kept. Axes: T trials, B pictures, K classes, H W pixels.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vader.datasets.example import Example, LabelledSet
+from vader.encoders import DenseEncoder
+from vader.encoders.store import Budget, Maps, Progress, Store, encode, fill
+from vader.errors import BadInput
+from vader.exams.labelled import depth, segmentation
+from vader.exams.protocols import Few, LinearDepth, LinearSegmentation
+from vader.exams.results import Measure, Result, mean_iou
+from vader.finetuning.heads import Picked
+from vader.finetuning.subsets import nested_subsets
+
+Keep = Callable[[str, np.ndarray], None]  # (an example's name, the first trial's prediction (H, W))
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The two splits of a data set: `Material` of exams with labels."""
+
+    train: LabelledSet
+    val: LabelledSet
+
+    @property
+    def name(self) -> str:
+        """The data set's."""
+        return self.val.name
+
+    @property
+    def pictures(self) -> "Pictures":
+        """Those of the train split."""
+        return Pictures(self.train)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """The classes that the headline is over, () for all."""
+        return self.val.scored
+
+    def facts(self) -> dict[str, Any]:
+        """Fingerprints and counts of both splits."""
+        found = {"set": self.train.name}
+        for split in (self.train, self.val):
+            found |= {split.split: f"{split.fingerprint()} ({len(split)} pictures)"}
+            found |= {f"{split.split}, note": split.note} if split.note else {}
+        return found
+
+    def lead(self) -> str:
+        """How many pictures."""
+        return f"{len(self.train)} pictures to learn from, {len(self.val)} to be scored on."
+
+
+@dataclass
+class Plan:
+    """How to sit, none of which changes a score but for the seeds."""
+
+    seeds: Sequence[int]
+    budget: Budget
+    batch: int = 16
+    device: str = "cpu"
+    scratch: Path | None = None
+    say: Callable[[str], None] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds to the seconds of a phase."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - since
+
+
+class Pictures(Sequence):
+    """A labelled set's pictures alone, read when asked for."""
+
+    def __init__(self, labelled: LabelledSet) -> None:
+        self.labelled = labelled
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def __getitem__(self, i: int) -> np.ndarray:  # type: ignore[override]
+        return self.labelled.image(range(len(self))[i])
+
+    def __iter__(self) -> Iterator:
+        return (self.labelled.image(i) for i in range(len(self)))
+
+
+def _trained(
+    encoder: DenseEncoder, protocol: Any, sets: Sets, plan: Plan, train: Callable[..., Any], of_depth: bool
+) -> Any:
+    """What `train` makes of the train split's maps, truths and subsets."""
+    subsets = few_pictures(protocol.few, sets.train.names, plan.seeds)
+    used = sorted(set().union(*subsets)) if subsets else range(len(sets.train))
+    places = {number: place for place, number in enumerate(used)}
+    mine = [[places[number] for number in subset] for subset in subsets] if subsets else None
+    truths, cells = (Store(plan.budget, plan.scratch, len(used)) for _ in range(2))
+    with truths, cells:
+        maps = Maps(cells)
+        with plan.timed("features of train"):
+            fill(maps, truths, encoded(encoder, Picked(sets.train, list(used)), protocol, plan, "train"), of_depth)
+        with plan.timed("heads"):
+            try:
+                return train(maps, truths, mine)
+            except BadInput as fault:
+                raise BadInput(f"{sets.train.root}, train split: {fault}") from None
+
+
+def few_pictures(few: Few | None, names: Sequence[str], seeds: Sequence[int]) -> list[list[int]] | None:
+    """Each trial's labelled pictures; None: all. Raises BadInput for more than there are."""
+    if few is None:
+        return None
+    return [nested_subsets(names, [few.size], seed)[few.size].tolist() for seed in seeds]
+
+
+def encoded(
+    encoder: DenseEncoder, examples: Sequence, protocol: Any, plan: Plan, split: str
+) -> Iterator[tuple[Example, torch.Tensor]]:
+    progress = Progress(f"{encoder.name}, {split}", len(examples), plan.say)
+    # `evaluation.exams.sit` decides once an encoder what its protocol says here.
+    return encode(encoder, examples, batch=plan.batch, dtype=getattr(torch, protocol.features), progress=progress)
+
+
+# --- Linear segmentation -------------------------------------------------------------------------------------------
+
+MIOU, MIOU_ALL = Measure("mIoU", "%", "higher", 1, 100), Measure("mIoU of all classes", "%", "higher", 1, 100)
+ACCURACY = Measure("pixel accuracy", "%", "higher", 1, 100)
+
+
+def linear_segmentation(
+    encoder: DenseEncoder, protocol: LinearSegmentation, sets: Sets, plan: Plan, keep: Keep
+) -> Result:
+    """Linear probes, one a seed."""
+    classes = len(sets.train.classes)
+
+    def train(maps: Maps, labels: Store, subsets: list[list[int]] | None) -> Any:
+        return segmentation.train_probes(
+            maps, labels, classes, seeds=plan.seeds, configs=[protocol.probe] * len(plan.seeds), subsets=subsets,
+            stride=encoder.stride, ignore=protocol.void, device=plan.device,
+        )  # fmt: skip
+
+    probes = _trained(encoder, protocol, sets, plan, train, of_depth=False)
+    with plan.timed("val"):
+        scores = segmentation.score_probes(
+            probes, labelled(encoder, protocol, sets, plan), classes, stride=encoder.stride, ignore=protocol.void,
+            device=plan.device, watch=lambda i, found: keep(sets.val.names[i], found[0]),
+        )  # fmt: skip
+    return segmentation_result(encoder, scores, sets, plan)
+
+
+def labelled(encoder: DenseEncoder, protocol: Any, sets: Sets, plan: Plan) -> Iterator[tuple[torch.Tensor, Any]]:
+    for example, one in encoded(encoder, sets.val, protocol, plan, "val"):
+        yield one, example.labels
+
+
+def segmentation_result(
+    encoder: DenseEncoder, scores: Sequence[segmentation.SegmentationScore], sets: Sets, plan: Plan
+) -> Result:
+    """The result of trials' scores. Raises BadInput if no pixel of the val split is labelled."""
+    counts = np.stack([one.counts for one in scores])
+    if not counts.any():
+        raise BadInput(f"{sets.val.root}: expected labelled pixels in the val split, found void alone")
+    scored = sets.val.scored
+    headline = Measure(f"mIoU-{len(scored)}", "%", "higher", 1, 100) if scored else MIOU
+    values = {headline: [float(mean_iou(one.sum(0), scored)) for one in counts]}
+    if scored:
+        values[MIOU_ALL] = [one.miou for one in scores]
+    values[ACCURACY] = [one.pixel_accuracy for one in scores]
+    return Result(
+        encoder.name, values, counts, encoder.facts, dict(plan.seconds), scores[0].skipped,
+        classes=np.stack([one.iou for one in scores]), confusion=scores[0].confusion,
+    )  # fmt: skip
+
+
+# --- Linear depth --------------------------------------------------------------------------------------------------
+
+
+def linear_depth(encoder: DenseEncoder, protocol: LinearDepth, sets: Sets, plan: Plan, keep: Keep) -> Result:
+    """Linear probes of depth, one a seed."""
+    crops = [None] if protocol.crop is None else [None, protocol.crop]
+
+    def train(maps: Maps, depths: Store, subsets: list[list[int]] | None) -> Any:
+        return depth.train_probes(
+            maps, depths, seeds=plan.seeds, configs=[protocol.probe] * len(plan.seeds), subsets=subsets,
+            stride=encoder.stride, farthest=protocol.farthest, device=plan.device,
+        )  # fmt: skip
+
+    probes = _trained(encoder, protocol, sets, plan, train, of_depth=True)
+    pairs = (
+        (one, np.asarray(example.depth, dtype=np.float32))
+        for example, one in encoded(encoder, sets.val, protocol, plan, "val")
+    )
+    with plan.timed("val"):
+        scores = depth.score_probes(
+            probes, pairs, stride=encoder.stride, farthest=protocol.farthest, crops=crops, device=plan.device,
+            watch=lambda i, found: keep(sets.val.names[i], found[0]),
+        )  # fmt: skip
+    return depth_result(encoder, scores, ("", ", Eigen crop")[: len(crops)], sets, plan)
+
+
+def depth_result(
+    encoder: DenseEncoder,
+    scores: Sequence[Sequence[depth.DepthScore]],
+    suffixes: Sequence[str],
+    sets: Sets,
+    plan: Plan,
+    pooled: bool = True,
+) -> Result:
+    """The result of trials' scores in each crop, which `suffixes` name; the first crop makes the headline.
+
+    Raises BadInput if no pixel of the val split has a valid depth.
+    """
+    values: dict[Measure, list[float]] = {}
+    for number, suffix in enumerate(suffixes):
+        mine = [one[number] for one in scores]
+        values[Measure(f"RMSE{suffix}", "m", "lower", 3)] = [one.rmse for one in mine]
+        if pooled:
+            values[Measure(f"RMSE pooled{suffix}", "m", "lower", 3)] = [one.pooled_rmse for one in mine]
+        values[Measure(f"abs-rel{suffix}", "", "lower", 3)] = [one.abs_rel for one in mine]
+        values[Measure(f"δ1{suffix}", "%", "higher", 1, 100)] = [one.delta1 for one in mine]
+    errors = np.stack([one[0].errors[:, 0] for one in scores])
+    if not np.isfinite(errors).any():
+        raise BadInput(f"{sets.val.root}: expected valid depths in the val split, found none within the range")
+    first = scores[0][0]
+    return Result(
+        encoder.name, values, errors, encoder.facts, dict(plan.seconds), first.skipped, pixels=first.pixels
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Learning from labels: heads, the pixels they see, nested subsets, augmentation."""

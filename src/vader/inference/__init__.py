@@ -1,0 +1,1 @@
+"""Models on images of your own: embed, show, propagate, index and search."""

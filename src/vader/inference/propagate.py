@@ -1,0 +1,211 @@
+"""A person's own clip: the masks of one frame or a few, carried through all others; a stopped run goes on.
+
+Memory does not grow with the clip: a frame, the context of the protocol, and no more.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vader.datasets.davis import mask_png
+from vader.encoders import DenseEncoder, fit, open_encoder
+from vader.encoders.spec import parse
+from vader.errors import BadInput
+from vader.images.video import Broken, Clip, can_read_videos, open_clip
+from vader.inference.propagation import PropagationProtocol, Propagator, find_protocol
+from vader.inference.propagation.clip import see
+from vader.inference.propagation.given import Given, check_objects, check_places, read_masks
+from vader.inference.propagation.pictures import FILM, GIF, MASKS, draw
+from vader.models.checkpoint import load_state, save_state, states
+from vader.models.network import MIN_SIDE
+from vader.runtime.processes import (
+    catch_interrupts,
+    choose_device,
+    make_folder,
+    remove_leftovers,
+    write_atomic,
+    write_json,
+)
+from vader.runtime.progress import Told
+
+FORMAT = 1
+BEGUN, DONE = "begun.json", "propagate.json"
+FITTED_ON = 16  # frames, evenly from the clip, for encoders that have to see some first
+KEEP_EVERY = 60.0  # seconds of work that a kill may cost; to put a state away takes up to one
+
+Say = Callable[[str], None]
+
+
+def propagate(
+    model: str,
+    video: Path,
+    masks: Path,
+    out: Path,
+    *,
+    protocol: str = "davis/dino",
+    size: int | None = None,
+    weights: Path | None = None,
+    device: str = "auto",
+    film: bool = True,
+    keep_every: float = KEEP_EVERY,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Write a mask for every frame of a clip; returns what `propagate.json` says.
+
+    `video` is a folder of frames or a video file; `masks` an indexed or grey PNG for the first frame, or a folder of
+    such, called as the frames or by their numbers. In them 0 is background, 1 to 254 are objects and 255 is void; where
+    there are 0 and 255 alone, 255 is the object, 1. Frames before the first mask are background throughout. `size`, in
+    pixels, is the short side that the encoder sees, in place of the protocol's resizing. An encoder that has to see
+    pictures first is fitted on 16 frames.
+
+    `out` gets masks/NAME.png (indexed, as DAVIS has them, of the frames' size), strip.png, propagate.json and, with
+    `film`, overlay.mp4, or overlay.gif without PyAV. A run that was stopped, by kill -9 too, goes on when it is asked
+    for again and ends with the same masks, at the cost of what it did since its last state, `keep_every` seconds at
+    most. A whole one is left alone. A frame that cannot be read gets no mask and is named under `skipped`.
+
+    Raises BadInput for frames that differ in size, masks of another size, without an object or with more than 254, and
+    an `out` that holds something else; what `open_encoder` raises; MissingExtra for a video file without PyAV.
+    """
+    say = say or (lambda line: None)
+    if size is not None and size < MIN_SIDE:
+        raise BadInput(f"--size: expected at least {MIN_SIDE} px, got {size}")
+    way = find_protocol(protocol)
+    if size is not None:
+        way = replace(way, resize="short-stride", side=size)
+    clip = open_clip(video)
+    check_places(Path(video), Path(masks), Path(out))
+    given = read_masks(Path(masks), clip)
+    where = choose_device(device)
+    encoder = open_encoder(model, where, weights)
+    check_objects(given, way, way.size(*clip.size, encoder.stride), say)
+    begun: dict[str, Any] = {
+        "format": FORMAT, "model": _identity(model, weights, encoder), "protocol": protocol, "settings": way.facts(),
+        "video": clip.fingerprint(), "masks": given.digest,
+    }  # fmt: skip
+    done = _claim(out, begun)
+    wanted = (FILM if can_read_videos() else GIF) if film else None
+    if done is not None and (wanted is None or any((out / name).is_file() for name in (FILM, GIF))):
+        say(f"{out} is whole already; nothing was done")
+        _tidy(out)
+        return done
+    if done is None:
+        done = begun | {"source": str(video)} | _carry(clip, given, encoder, way, where, out, keep_every, say)
+    since = time.monotonic()
+    draw(clip, done, out, wanted, say)
+    done["seconds"]["pictures"] = round(time.monotonic() - since, 2)
+    write_json(out / DONE, done)
+    _tidy(out)
+    return done
+
+
+def _identity(model: str, weights: Path | None, encoder: DenseEncoder) -> dict[str, Any]:
+    """What tells models apart: how they are read, and their file's content, wherever it lies."""
+    asked, sha = parse(model, weights), encoder.facts.get("sha256")
+    return {
+        "kind": asked.kind, "name": asked.name, "file": str(asked.file) if asked.file and not sha else None,
+        "sha256": sha, "variant": asked.variant, "dim": asked.dim, "centred": asked.centred, "stride": encoder.stride,
+        "channels": encoder.channels,
+    }  # fmt: skip
+
+
+def _claim(out: Path, begun: dict[str, Any]) -> dict[str, Any] | None:
+    """Make the folder ours, or find it ours; what it says if it is whole."""
+    for name in (DONE, BEGUN):
+        if (out / name).is_file():
+            found = json.loads((out / name).read_text())
+            if other := [key for key in begun if found.get(key) != begun[key]]:
+                raise BadInput(
+                    f"--out: {out} holds masks of another {' and another '.join(other)}; choose another folder"
+                )
+            return found if name == DONE else None
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"--out: expected a new or empty folder, {out} is not; choose another or remove it")
+    make_folder(out)
+    write_json(out / BEGUN, begun)
+    return None
+
+
+def _tidy(out: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    (out / BEGUN).unlink(missing_ok=True)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for folder in (out, out / MASKS):
+        remove_leftovers(folder)
+
+
+# --- From frame to frame ------------------------------------------------------------------------------------------
+
+
+def _carry(
+    clip: Clip, given: Given, encoder: DenseEncoder, way: PropagationProtocol, device: str, out: Path,
+    keep_every: float, say: Say,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the masks, from where a stopped run left off; how many there are, and what was skipped."""
+    encoder = _fitted(encoder, clip, way, say)
+    propagator = Propagator(way, stride=encoder.stride, size=way.size(*clip.size, encoder.stride), out=clip.size)
+    record: dict[str, Any] = {"frames": 0, "masks_written": 0, "skipped": [], "seconds": 0.0}
+    if states(out):
+        tensors, kept = load_state(out)
+        # Cloned: files hold numbers at any place, and products round by where in memory they begin.
+        propagator.restore({name: tensor.clone().to(device) for name, tensor in tensors.items()})
+        record = {key: kept[key] for key in record}
+        say(f"going on after {record['frames']} frames")
+    make_folder(out / MASKS)
+    told, since, kept_at = Told(say, clip.total, record["frames"]), time.monotonic(), record["frames"]
+
+    def keep() -> None:
+        nonlocal since, kept_at
+        now = time.monotonic()
+        record["seconds"], since = record["seconds"] + now - since, now
+        if record["frames"] > kept_at:
+            save_state(out, record["frames"], propagator.state(), record, keep=1)
+            kept_at = record["frames"]
+
+    with catch_interrupts() as interrupts:
+        for number, frame in clip.frames(range(record["frames"], sys.maxsize)):
+            if isinstance(frame, Broken):
+                _skip(record["skipped"], number, clip, frame.reason, number in given.files)
+            else:
+                found = propagator.step(see(encoder, frame, way, device), given.read(number))
+                write_atomic(out / MASKS / f"{clip.name(number)}.png", mask_png(found.astype(np.uint8)))
+                record["masks_written"] += 1
+            record["frames"] = number + 1
+            told(number + 1)
+            if interrupts.received:
+                keep()
+                raise KeyboardInterrupt(f"stopped after frame {clip.name(number)}; the same command goes on from there")
+            if time.monotonic() - since >= keep_every:
+                keep()
+        keep()
+    assert propagator.ids is not None, "a mask's number was found among the frames"
+    return {
+        **record, "objects": [int(number) for number in propagator.ids[1:]], "given": len(given.files),
+        "size": [*clip.size[::-1]], "seen": [*propagator.size[::-1]],
+        "seconds": {"propagation": round(record["seconds"], 2)},
+    }  # fmt: skip
+
+
+def _skip(skipped: list[dict[str, Any]], number: int, clip: Clip, reason: str, given: bool) -> None:
+    """Note a frame; those of one reason in a row together, for of a clip that was cut off thousands may lack."""
+    reason = f"{reason}; its mask was not used" if given else reason
+    if skipped and skipped[-1]["reason"] == reason and skipped[-1]["first"] + skipped[-1]["count"] == number:
+        skipped[-1]["count"] += 1
+    else:
+        skipped.append({"frame": clip.name(number), "first": number, "count": 1, "reason": reason})
+
+
+def _fitted(encoder: DenseEncoder, clip: Clip, way: PropagationProtocol, say: Say) -> DenseEncoder:
+    """The encoder, with what it has to see first seen."""
+    if encoder.pending is None:
+        return encoder
+    say(f"fitting {encoder.name} on the clip")
+    chosen = set(np.linspace(0, clip.total - 1, min(FITTED_ON, clip.total)).round().astype(int).tolist())
+    frames = (frame for _, frame in clip.frames(chosen) if not isinstance(frame, Broken))
+    return fit(encoder, [way.resized(frame, encoder.stride) for frame in frames])

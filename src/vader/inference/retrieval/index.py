@@ -1,0 +1,143 @@
+"""An index folder, opened: which cells are most similar to a vector, where they are, and the maps of its images.
+
+Axes: n vectors, D embedding, h w cells.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from vader.errors import BadInput, UnreadableImage
+from vader.images.sources import ImageList
+from vader.inference.retrieval import faiss_index as search
+from vader.inference.retrieval.models import Model, Picture, find_spec, open_model, read_picture, same_model
+from vader.inference.retrieval.table import CELLS, INDEX, ROWS, VECTORS, Row, map_values, read_manifest, read_rows
+
+MOST = 1 << 18  # vectors that one query ranks, at most, to find cells of enough images
+FIRST = 1024
+
+
+@dataclass(frozen=True)
+class Index:
+    """A whole index. Vectors of image i are those from starts[i] to starts[i + 1]."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    rows: tuple[Row, ...]
+    starts: Int64[np.ndarray, "_"]
+    cells: np.ndarray  # (n,) int32, on the disk
+    vectors: np.ndarray | None  # (n, D) float16, on the disk
+    searched: Any
+
+    @property
+    def images(self) -> ImageList:
+        """The collection, where it lay or as far from the index as it did (BadInput if at neither)."""
+        places = [Path(self.manifest["root"]), self.folder / self.manifest["root_from_here"]]
+        root = next((place for place in places if place.is_dir()), None)
+        if root is None:
+            raise BadInput(f"{self.folder}: expected its images in {places[0]}, no folder is there; move them back")
+        return ImageList(root, tuple(row.name for row in self.rows))
+
+    @property
+    def on_grid(self) -> bool:
+        """Whether every cell of the maps is in the index, which then needs no model to give them."""
+        return self.manifest["settings"]["sample"] is None and (
+            self.vectors is not None or search.is_flat(self.searched)
+        )
+
+    def open_model(self, spec: str | None, device: str) -> Model:
+        """The model that the index was made with; `spec` says where it is now. Raises BadInput for another."""
+        known = self.manifest["model"]
+        words = spec or find_spec(known, self.manifest["model_from_here"], self.folder)
+        model = open_model(words, device, self.images, self.manifest["settings"]["size"])
+        if not same_model(known, model.identity):
+            raise BadInput(
+                f"{self.folder} was made with another model than {words}: expected {known['spec']} "
+                f"(sha256 {known['sha256']}, {known['dim']} dimensions at stride {known['stride']}), got one of "
+                f"{model.identity['dim']} at stride {model.identity['stride']}; give it by --model, or index anew"
+            )
+        return model
+
+    def nearest(self, query: Float32[np.ndarray, "D"], k: int, effort: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Similarities and numbers of the k most similar cells, the best first; `effort` times the lists opened."""
+        probes = effort * int(self.manifest["quality"]["probes"])
+        return search.nearest(self.searched, self.vectors, query, k, probes)
+
+    def nearest_images(
+        self, query: Float32[np.ndarray, "D"], count: int, without: int | None = None
+    ) -> list[tuple[int, float]]:
+        """The `count` images with the most similar cells, and the similarity of each one's best.
+
+        Neighbouring cells are alike, so that the best thousand may all lie in one image; then four times as many are
+        ranked, up to 2^18, and twice as many lists opened, up to all. Fewer images come back only then, or if there
+        are no more.
+        """
+        k, effort = FIRST, 1
+        most = min(MOST, int(self.starts[-1]))
+        efforts = 1 if search.is_flat(self.searched) else self.searched.nlist / self.manifest["quality"]["probes"]
+        while True:
+            scores, found = self.nearest(query, k, effort)
+            image = np.searchsorted(self.starts, found, side="right") - 1
+            which, first = np.unique(image, return_index=True)  # the first of an image is its best
+            best = sorted(zip(first.tolist(), which.tolist(), strict=True))
+            best = [(one, i) for one, i in best if i != without]
+            if len(best) >= count or (k >= most and effort >= efforts):
+                return [(i, float(scores[one])) for one, i in best[:count]]
+            k, effort = min(4 * k, most), 2 * effort
+
+    def number_of(self, path: Path) -> int | None:
+        """Which image of the collection a file is, if it is one."""
+        real = path.resolve()
+        images = self.images
+        alike = (
+            i for i, name in enumerate(images.names) if Path(name).name == path.name or images.path(i).is_symlink()
+        )
+        return next((i for i in alike if images.path(i).resolve() == real), None)
+
+    def picture(self, i: int) -> Picture:
+        """An image of the collection, as it was embedded. Raises BadInput if it is missing or of another size now."""
+        row, path = self.rows[i], self.images.path(i)
+        try:
+            picture = read_picture(path, self.manifest["settings"]["size"])
+        except UnreadableImage as error:
+            raise BadInput(f"{error}; the index needs it: put it back, or index anew") from None
+        if picture.original != row.file:
+            raise BadInput(f"{path}: expected {row.file} px as when it was indexed, got {picture.original}; index anew")
+        return picture
+
+    def map_of(self, i: int, model: Model | None = None) -> tuple[Float32[np.ndarray, "h w D"], int]:
+        """The map of image i and its stride: from the index, or, where it keeps not all cells, from its model."""
+        row, dim = self.rows[i], self.manifest["dim"]
+        if self.on_grid:
+            start, count = int(self.starts[i]), row.cells
+            if self.vectors is not None:
+                found = self.vectors[start : start + count].astype(np.float32)
+            else:
+                found = search.vectors_of(self.searched, start, count, dim)
+            return found.reshape(*row.map, dim), self.manifest["stride"]
+        assert model is not None, "an index without all cells asks its model"
+        return model.map_of(self.picture(i).pixels), model.identity["stride"]
+
+
+def open_index(folder: Path) -> Index:
+    """Open an index. Codes, lists and vectors stay on the disk until they are looked at.
+
+    Raises BadInput for what is no whole index: files missing or cut short, numbers that do not fit each other.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        rows = tuple(read_rows((folder / ROWS).read_text()))
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"{folder / ROWS}: expected a row an image, got {error}; build the index anew") from None
+    starts = np.cumsum([0, *(row.cells for row in rows)], dtype=np.int64)
+    searched = search.read(folder / INDEX, manifest["kind"])
+    count, dim = manifest["cells"], manifest["dim"]
+    for name, came in ((ROWS, int(starts[-1])), (INDEX, searched.ntotal)):
+        if came != count:
+            raise BadInput(f"{folder / name}: expected {count} cells, found {came}; build the index anew")
+    vectors = map_values(folder / VECTORS, np.float16, (count, dim)) if VECTORS in manifest["files"] else None
+    return Index(folder, manifest, rows, starts, map_values(folder / CELLS, np.int32, (count,)), vectors, searched)

@@ -1,0 +1,243 @@
+"""What encoders see, as pictures: PCA colours, matches under known warps, where else a pixel's like is found.
+
+Axes: N points, D embedding, H W pixels, h w cells.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vader.encoders.dense import DenseEncoder
+from vader.encoders.tiling import tiled
+from vader.errors import BadInput, UnreadableImage
+from vader.images.colour import paint
+from vader.images.decode import decode
+from vader.images.geometry import cell_centres, read_at, read_cells
+from vader.images.sources import ImageList
+from vader.inference.embed import resize_short_side
+from vader.models.network import STRIDE
+from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
+from vader.reports import draw
+
+LARGEST = 512  # pixels of the short side, unless a size is asked for: pictures are for eyes
+SEARCHED = 25  # times the pictures shown: how many images `similar` looks through
+HEADING = 24  # characters that fit above a picture; the variant of a longer name goes to a second line
+COLUMNS = 6  # of a page of PCA colours; more if one image and its maps need them
+
+Basis = Literal["panel", "image"]
+BASES = {
+    "panel": "one basis for all images of an encoder",
+    "image": "a basis for each image, so that colours of two images do not compare",
+}
+
+
+class Shown(NamedTuple):
+    """An image to show: its name, its pixels (H, W, 3) as the encoder sees them, and its own width and height."""
+
+    name: str
+    pixels: np.ndarray
+    original: tuple[int, int]
+
+
+def read_some(images: ImageList, count: int, size: int | None) -> list[Shown]:
+    """Up to `count` readable images, evenly from the list."""
+    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    read = []
+    for index in dict.fromkeys(chosen.tolist()):
+        try:
+            image = decode(images.path(index))
+        except UnreadableImage:
+            continue
+        short = min(image.shape[:2])
+        pixels = resize_short_side(image, size or (LARGEST if short > LARGEST else None))
+        read.append(Shown(images.names[index], pixels, (image.shape[1], image.shape[0])))
+    if not read:
+        raise BadInput(f"none of the {len(chosen)} images tried could be read")
+    return read
+
+
+def labels(read: Sequence[Shown]) -> list[str]:
+    """The images' file names, with their folders where two would be alike, as in clips."""
+    names = [Path(one.name).name for one in read]
+    return names if len(set(names)) == len(names) else ["/".join(Path(one.name).parts[-2:]) for one in read]
+
+
+def _map(encoder: DenseEncoder, image: np.ndarray) -> Float[Tensor, "D h w"]:
+    """Normalised embeddings, on the CPU. Raises BadInput if they are not finite."""
+    with torch.inference_mode():
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+        found = tiled(encoder, pixels)[0]
+    if not found.isfinite().all():
+        raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
+    return found
+
+
+def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
+    """(h, w, 3) colours of maps (D, h, w): their first three principal components, one basis and scale for all.
+
+    Components are scaled from the 1st to the 99th percentile, so one odd pixel does not dull the picture. Maps of two
+    dimensions leave the blue channel empty.
+    """
+    flat = torch.cat([one.flatten(1).T for one in maps])
+    sample = flat[torch.linspace(0, len(flat) - 1, min(len(flat), 20_000)).long()]
+    mean = sample.mean(0)
+    _, _, basis = torch.linalg.svd(sample - mean, full_matrices=False)
+    projected = (flat - mean) @ basis[:3].T
+    projected = F.pad(projected, (0, 3 - projected.shape[1]))
+    low, high = (torch.from_numpy(np.percentile(projected.numpy(), p, axis=0)).float() for p in (1, 99))
+    colours = ((projected - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)
+    parts = colours.split([one[0].numel() for one in maps])
+    return [part.view(*one.shape[1:], 3).numpy() for part, one in zip(parts, maps, strict=True)]
+
+
+def show_pca(
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, basis: Basis = "panel"
+) -> Path:
+    """Images beside their embeddings' PCA colours, a column an encoder."""
+    read = read_some(images, count, size)
+    columns = []
+    for encoder in encoders:
+        maps = [_map(encoder, one.pixels) for one in read]
+        columns.append(pca_colours(maps) if basis == "panel" else [pca_colours([one])[0] for one in maps])
+    beside = max(1, COLUMNS // (1 + len(encoders)))
+    names = called(encoders) or [""]
+    groups = [  # the encoders' names above the first row alone
+        [
+            (one.pixels, label),
+            *((colours[i], name if i < beside else "") for colours, name in zip(columns, names, strict=True)),
+        ]
+        for i, (one, label) in enumerate(zip(read, labels(read), strict=True))
+    ]
+    rows = [[cell for group in groups[i : i + beside] for cell in group] for i in range(0, len(groups), beside)]
+    title = f"embeddings' first three principal components as RGB, {BASES[basis]}"
+    return draw.panel(rows, out / "pca.png", title)
+
+
+def show_matches(
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, seed: int,
+    lines: int = 24,
+) -> Path:  # fmt: skip
+    """Two views of each image under a known warp: each query's most similar cell, green if within one cell.
+
+    Cells are those of stride 4 for every encoder; maps of another stride are read between their cells' centres.
+    """
+    if size is not None and (size < 32 or size % 32):
+        raise BadInput(f"--size: expected a multiple of 32 px for views, got {size}")
+    config = ViewConfig(size=size or trained_size(encoders))
+    pairs, hits = [], []
+    for number, (_, image, _) in enumerate(read_some(images, count, None)):
+        pair = draw_pair(config, image.shape[1], image.shape[0], STRIDE, seed, 0, number)
+        cells, points = choose_matches(pair, config, STRIDE, lines, generator(seed, 0, number, 2))
+        views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
+        for encoder in encoders:
+            first, second = (_fine(_map(encoder, view), encoder.stride, view.shape[:2]) for view in views)
+            queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
+            centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
+            found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
+            good = np.linalg.norm(found - points, axis=1) <= STRIDE
+            pairs.append((views[0], views[1], centres[cells], found, good))
+            hits.append(good.mean())
+    shares = [np.mean(hits[i :: len(encoders)]) for i in range(len(encoders))]
+    told = f"within one cell ({STRIDE} px) of the truth"
+    names = called(encoders)
+    each = ", ".join(f"{share:.0%} {name}".strip() for name, share in zip(names or [""], shares, strict=True))
+    title = f"most similar cell in the other view: {each} {told}".replace("\n", "")
+    return draw.matches(pairs, out / "matches.png", title, names)
+
+
+def _fine(found: Float[Tensor, "D h w"], stride: int, size: tuple[int, ...]) -> Float[Tensor, "D _ _"]:
+    """A map of an image of `size` (H, W) px at stride 4, read between its cells' centres if its own is another."""
+    if stride == STRIDE:
+        return found
+    h, w = (-(-side // STRIDE) for side in size)
+    centres = torch.from_numpy(cell_centres(h, w, STRIDE).astype(np.float32))
+    return F.normalize(read_at(found[None], centres[None], stride)[0], dim=1).T.reshape(-1, h, w)
+
+
+class Likeness(NamedTuple):
+    """How alike an image is to a pixel: the highest cosine, the image's pixels, cosines (h, w) and their stride, the
+    highest's place, a name."""
+
+    score: float
+    pixels: np.ndarray
+    heat: np.ndarray
+    stride: int
+    best: tuple[float, float]
+    label: str
+
+
+def place_in(shown: Shown, at: tuple[float, float] | None) -> tuple[float, float]:
+    """Where a point (x, y) of an image's file lies in the image as it is shown; None is the centre.
+
+    Raises BadInput for a point outside the image.
+    """
+    width, height = shown.original
+    x, y = at or (width / 2, height / 2)
+    if not (0 <= x <= width and 0 <= y <= height):
+        raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
+    return x * shown.pixels.shape[1] / width, y * shown.pixels.shape[0] / height
+
+
+def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, float]) -> list[Likeness]:
+    """The likeness of the pixel at `place` of the first image, as it is shown, to itself, then to the other images.
+
+    The most similar images first.
+    """
+    first = _map(encoder, read[0].pixels)
+    at = torch.tensor([[place]], dtype=torch.float32)
+    vector = F.normalize(read_at(first[None], at, encoder.stride)[0, 0], dim=0)
+    own = torch.einsum("d,dhw->hw", vector, first)
+    found = []
+    for (_, image, _), label in zip(read[1:], labels(read)[1:], strict=True):
+        heat = torch.einsum("d,dhw->hw", vector, _map(encoder, image))
+        row, column = divmod(int(heat.argmax()), heat.shape[1])
+        height, width = image.shape[:2]
+        best = (min((column + 0.5) * encoder.stride, width), min((row + 0.5) * encoder.stride, height))
+        found.append(Likeness(float(heat.max()), image, heat.numpy(), encoder.stride, best, label))
+    found.sort(key=lambda one: -one.score)
+    return [Likeness(float(own.max()), read[0].pixels, own.numpy(), encoder.stride, place, "itself"), *found]
+
+
+def show_similar(
+    encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, at: tuple[float, float] | None,
+    size: int | None,
+) -> Path:  # fmt: skip
+    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2)."""
+    read = read_some(images, max(2, count * SEARCHED), size)
+    place = place_in(read[0], at)
+    answers = []
+    for encoder, heading in zip(encoders, called(encoders) or ["query"], strict=True):
+        itself, *others = find_similar(encoder, read, place)
+        shown = [itself, *(one._replace(label=f"{one.label} {one.score:.2f}") for one in others[:count])]
+        answers.append((heading, [one[1:] for one in shown]))
+    _, query, (width, height) = read[0]
+    x, y = at or (width / 2, height / 2)
+    title = f"most similar pixels to {labels(read)[0]} at ({x:.0f}, {y:.0f}) among {len(read) - 1} images"
+    return draw.similar_beside(query, place, answers, out / "similar.png", title)
+
+
+def called(encoders: Sequence[DenseEncoder]) -> list[str]:
+    """Headings for several encoders: names without files and folders, unless two would be alike; none for one alone."""
+    if len(encoders) == 1:
+        return []
+    whole = [encoder.name for encoder in encoders]
+    short = [re.sub(r"=[^@]*", "", re.sub(r"[^:=@]*/", "", name)) for name in whole]
+    names = short if len(set(short)) == len(short) else whole
+    return [name.replace("@", "\n@", 1) if len(name) > HEADING else name for name in names]
+
+
+def trained_size(encoders: Sequence[DenseEncoder]) -> int:
+    """The side of the views that the first of the encoders that tells was trained on, or 224."""
+    for encoder in encoders:
+        card: Any = encoder.facts.get("lineage")
+        lineage = card.get("lineage", {}) if isinstance(card, dict) else {}
+        if (size := lineage.get("settings", {}).get("views", {}).get("size")) is not None:
+            return int(size)
+    return 224

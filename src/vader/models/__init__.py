@@ -1,0 +1,1 @@
+"""Networks and their files: backbones, pyramid and decoder, batch norm, checkpoints, foreign weights, cost."""

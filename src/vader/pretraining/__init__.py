@@ -1,0 +1,1 @@
+"""VADeR: views and matches, the contrast, the loop, and what watches over a run."""

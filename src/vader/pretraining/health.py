@@ -1,0 +1,223 @@
+"""Label-free numbers: rank, spread, alignment, uniformity, the match exam, the guard and the verdict.
+
+Axes: B images, M held-out images, N points, D embedding, h w cells, S a view's side.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vader.images.colour import paint
+from vader.images.geometry import cell_centres, read_cells
+from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
+
+Embed = Callable[[Tensor], Tensor]  # images in [0, 1] (B, 3, S, S) -> L2-normalised maps (B, D, h, w)
+
+EXAM_QUERIES = 100
+EXAM_SEED = 20_201_213  # one set of warps for every run, so that runs can be compared
+
+
+@dataclass(frozen=True)
+class Exam:
+    """Held-out images under known warps: views uint8 (M, 2, 3, S, S), queries' cells (M, N), true points (M, N, 2)."""
+
+    views: Tensor
+    cells: Tensor
+    points: Tensor
+    stride: int
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    @property
+    def chance(self) -> float:
+        """The share of points that a random cell would find within one cell."""
+        size = self.views.shape[-1]
+        centres = torch.tensor(cell_centres(size // self.stride, size // self.stride, self.stride), dtype=torch.float32)
+        return float((torch.cdist(self.points.flatten(0, 1), centres) <= self.stride).float().mean())
+
+
+def make_exam(images: Iterator[np.ndarray], config: ViewConfig, stride: int, colour: bool = True) -> Exam:
+    """The `warp-pck` exam of a run: two MoCo v2 views of each image, up to 100 cells of their overlap.
+
+    The warps depend on the image's place alone. `colour=False` leaves the colours as they are (geometry only).
+    """
+    exam_views = ViewConfig(size=config.size)
+    views, cells, points = [], [], []
+    for number, image in enumerate(images):
+        height, width = image.shape[:2]
+        pair = draw_pair(exam_views, width, height, stride, EXAM_SEED, 0, number)
+        pixels = [render(image, view, config.size) for view in pair.views]
+        if colour:
+            pixels = [paint(half, view.colour) for half, view in zip(pixels, pair.views, strict=True)]
+        chosen = choose_matches(pair, exam_views, stride, EXAM_QUERIES, generator(EXAM_SEED, 0, number, 2))
+        views.append(np.stack(pixels))
+        cells.append(chosen[0])
+        points.append(chosen[1])
+    return Exam(
+        views=torch.from_numpy(np.stack(views)).permute(0, 1, 4, 2, 3).contiguous(),
+        cells=torch.from_numpy(np.stack(cells)),
+        points=torch.from_numpy(np.stack(points)).float(),
+        stride=stride,
+    )
+
+
+@torch.no_grad()
+def embed_exam(embed: Embed, exam: Exam, device: torch.device, batch: int = 32) -> tuple[Tensor, Tensor]:
+    """Both views' maps, (M, D, h, w) each, on the CPU."""
+    halves = []
+    for k in (0, 1):
+        chunks = exam.views[:, k].split(batch)
+        halves.append(torch.cat([embed(chunk.to(device).float() / 255).float().cpu() for chunk in chunks]))
+    return halves[0], halves[1]
+
+
+def match_errors(first: Tensor, second: Tensor, exam: Exam) -> Float[Tensor, "M N"]:
+    """Distances, in pixels of view 2, from the centre of the most similar cell to the true point."""
+    size = exam.views.shape[-1]
+    centres = torch.tensor(cell_centres(size // exam.stride, size // exam.stride, exam.stride), dtype=torch.float32)
+    errors = []
+    for a, b, cells, points in zip(first, second, exam.cells, exam.points, strict=True):
+        queries = read_cells(a[None], cells[None])[0]  # (N, D)
+        best = (queries @ b.flatten(1)).argmax(1)  # (N,)
+        errors.append((centres[best] - points).norm(dim=1))
+    return torch.stack(errors)
+
+
+def match_scores(first: Tensor, second: Tensor, exam: Exam) -> np.ndarray:
+    """(M,) each image's share of points found within one cell."""
+    return (match_errors(first, second, exam) <= exam.stride).float().mean(1).numpy()
+
+
+def raw_colour(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
+    """Raw colour as an encoder at stride 4: the mean colour of each cell, put on a small cap of the sphere.
+
+    On it the most similar vector is the one of the nearest colour, so that the cosine compares colours by distance.
+    """
+    cells = F.avg_pool2d(images, 4, ceil_mode=True, count_include_pad=False)
+    flat = (cells - 0.5) * 0.1
+    return torch.cat([flat, (1 - flat.square().sum(1, keepdim=True)).sqrt()], 1)
+
+
+def statistics(first: Tensor, second: Tensor, exam: Exam, sample: int = 4096) -> dict[str, float]:
+    """Effective rank, deviation a dimension, alignment and uniformity of embeddings of held-out images.
+
+    * rank: exp of the entropy of the normalised singular values (Roy & Vetterli), 1..D;
+    * deviation: mean standard deviation of a dimension times sqrt(D): 1 when spread evenly, 0 collapsed;
+    * alignment: mean squared distance of matched points (Wang & Isola 2020), 0..4, smaller is better;
+    * uniformity: log mean e^(-2 d^2) over pairs of points of different images, -4..0, smaller is better.
+    """
+    queries = read_cells(first, exam.cells)  # (M, N, D)
+    size = exam.views.shape[-1]
+    nearest = (exam.points / exam.stride).long().clamp(0, size // exam.stride - 1)
+    keys = read_cells(second, nearest[..., 1] * (size // exam.stride) + nearest[..., 0])
+    flat = queries.flatten(0, 1)
+    if len(flat) > sample:
+        flat = flat[torch.linspace(0, len(flat) - 1, sample).long()]
+    singular = torch.linalg.svdvals(flat)
+    share = singular / singular.sum().clamp_min(1e-12)
+    one_each = queries[:, 0]  # (M, D), different images
+    distances = torch.pdist(one_each) if len(one_each) > 1 else torch.zeros(1)
+    return {
+        "rank": float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum())),
+        "deviation": float(flat.std(0).mean() * flat.shape[1] ** 0.5),
+        "alignment": float((queries - keys).square().sum(2).mean()),
+        "uniformity": float(distances.square().mul(-2).exp().mean().log()),
+    }
+
+
+# --- Judgement -----------------------------------------------------------------------------------------------------
+
+
+MIN_IMAGES = 8  # for a verdict
+UNDECIDED = "undecided"
+
+
+def paired_interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of paired differences (over images)."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(differences), size=(resamples, len(differences)))
+    low, high = np.quantile(differences[picks].mean(1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Better, same or worse than a baseline, with the interval that says so; undecided below MIN_IMAGES images."""
+
+    word: str
+    score: float
+    before: float
+    low: float
+    high: float
+    images: int
+
+    @property
+    def interval(self) -> str:
+        """The interval of the difference, for the console."""
+        return f"{self.low:+.3f} to {self.high:+.3f}"
+
+    def __str__(self) -> str:
+        if self.word == UNDECIDED:
+            return (
+                f"{self.word}: an exam on {self.images} images says too little, {MIN_IMAGES} held-out images are "
+                f"needed (at most a fifth is held out: {5 * MIN_IMAGES} images in all); matches within one cell "
+                f"{self.before:.3f} -> {self.score:.3f}"
+            )
+        return (
+            f"{self.word} {'as' if self.word == 'the same' else 'than'} where it began: matches within one cell "
+            f"{self.before:.3f} -> {self.score:.3f}, "
+            f"difference {self.score - self.before:+.3f} (95 % over images: {self.interval})"
+        )
+
+
+def judge(scores: np.ndarray, before: np.ndarray) -> Verdict:
+    """Compare two encoders' per-image scores on the same exam.
+
+    Below MIN_IMAGES images a bootstrap's interval is far too narrow (of one image it has no width): no word is given.
+    """
+    low, high = paired_interval(scores - before)
+    word = "better" if low > 0 else "worse" if high < 0 else "the same"
+    word = word if len(scores) >= MIN_IMAGES else UNDECIDED
+    return Verdict(word, float(scores.mean()), float(before.mean()), low, high, len(scores))
+
+
+COLLAPSED_DEVIATION = 0.1
+COLLAPSED_RANK = 2.0
+
+
+def diagnose(metrics: dict[str, float], dim: int) -> str | None:
+    """What is wrong with a run, in plain words, or None.
+
+    `metrics` holds any of: deviation, rank (of held-out embeddings), loss, chance_loss, accuracy, match, chance_match,
+    step. Written for a reader who does not know what a collapse is.
+    """
+    deviation, rank = metrics.get("deviation", 1.0), metrics.get("rank", float(dim))
+    if not np.isfinite(deviation) or deviation < COLLAPSED_DEVIATION:
+        return (
+            f"collapse: all pixels get nearly the same embedding (spread {deviation:.3f}; 1 is even, below "
+            f"{COLLAPSED_DEVIATION} is collapsed). Lower lr_decoder and lr_encoder by 10, add warmup_steps, and "
+            "check that the queue is longer than one batch of keys"
+        )
+    if rank < COLLAPSED_RANK:
+        return (
+            f"collapse of dimensions: the embeddings use {rank:.1f} of {dim} dimensions. Lower the learning rates by "
+            "3 to 10, or lengthen the queue; more varied images help too"
+        )
+    loss, chance = metrics.get("loss", 0.0), metrics.get("chance_loss", 0.0)
+    if metrics.get("step", 0) >= 100 and chance > 0 and loss > 0.98 * chance:
+        return (
+            f"nothing is learned yet: the loss {loss:.2f} is still at its chance value {chance:.2f}. Raise lr_decoder "
+            "(and lr_encoder when the encoder starts from random weights) by 3 to 10"
+        )
+    if metrics.get("step", 0) >= 100 and metrics.get("match", 1.0) < 1.5 * metrics.get("chance_match", 0.0):
+        return (
+            f"matches of held-out images are at chance ({metrics['match']:.3f}, chance {metrics['chance_match']:.3f}) "
+            "although the loss moves: it may use a shortcut. Use pairing 'different' and bn_groups of at least 4"
+        )
+    return None

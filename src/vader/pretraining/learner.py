@@ -1,0 +1,123 @@
+"""What a run moves: student, teacher, queue and optimizer; and how they are put away and taken up again."""
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from vader.models.batchnorm import use_virtual_groups
+from vader.models.checkpoint import flatten_optimizer, under_prefix, unflatten_optimizer, with_prefix
+from vader.models.foreign import Report, initialise
+from vader.models.network import Network, build
+from vader.pretraining.contrast import Queue
+from vader.runtime.processes import python_random_state, random_tensors, restore_random, seed_everything
+
+if TYPE_CHECKING:
+    from vader.pretraining.pretrain import PretrainConfig
+
+
+class Learner:
+    """The moving parts of a run.
+
+    `network` is the student itself, `student` the same prepared by Fabric (precision, gradients of all processes);
+    `teacher` follows it and never gets a gradient.
+    """
+
+    def __init__(self, config: "PretrainConfig", fabric: Fabric) -> None:
+        self.fabric = fabric
+        seed_everything(config.seed)
+        self.network: Network = build(config.network)
+        self.report: Report | None = None
+        if config.init is not None:
+            self.report = initialise(self.network, config.init, config.allow_missing)
+        self.network.to(fabric.device).to(memory_format=torch.channels_last)
+        use_virtual_groups(self.network, config.bn_groups)
+        self.teacher: Network = copy.deepcopy(self.network).requires_grad_(False)
+        self.queue = Queue(config.queue, config.network.dim).to(fabric.device)
+        self.frozen = config.freeze_encoder
+        if self.frozen:
+            self.network.encoder.requires_grad_(False)
+        self.optimizer = _optimizer(config, self.network)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        prepared: Any = torch.compile(self.network) if config.compile else self.network
+        wrapped, self.optimizer = fabric.setup(prepared, self.optimizer)
+        self.student: nn.Module = wrapped
+        if config.compile:
+            self.teacher.compile()
+        both = [*self.network.named_buffers(), *self.teacher.named_buffers()]
+        self._statistics = [buffer for name, buffer in both if name.endswith(("running_mean", "running_var"))]
+        self._kept = [buffer.clone() for buffer in self._statistics]
+        self.train()
+
+    def train(self) -> None:
+        """Training mode; a frozen encoder keeps its batch-norm statistics, in both networks."""
+        self.network.train()
+        self.teacher.train()
+        if self.frozen:
+            self.network.encoder.eval()
+            self.teacher.encoder.eval()
+
+    def keep_statistics(self) -> None:
+        """Remember both networks' batch-norm statistics, which a forward pass changes before its loss is known."""
+        if self._statistics:
+            torch._foreach_copy_(self._kept, self._statistics)
+
+    def put_back_statistics(self) -> None:
+        """As they were when `keep_statistics` was called: one batch with NaN would otherwise stay in them for ever."""
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._kept)
+
+    def set_rate(self, factor: float) -> None:
+        """Multiply the base learning rates."""
+        for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = base * factor
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """The student's embeddings as a user would get them: evaluation mode, (B, D, h, w)."""
+        self.network.eval()
+        with self.fabric.autocast():
+            maps = self.network.embed(images.contiguous(memory_format=torch.channels_last))
+        self.train()
+        return maps
+
+    def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All tensors and numbers that the parts consist of, and the random states."""
+        optimizer_tensors, optimizer_record = flatten_optimizer(self.optimizer)
+        tensors = {
+            **with_prefix("student", self.network.state_dict()),
+            **with_prefix("teacher", self.teacher.state_dict()),
+            **with_prefix("queue", self.queue.state_dict()),
+            **with_prefix("optimizer", optimizer_tensors),
+            **with_prefix("random", random_tensors()),
+        }
+        record = {
+            "queue": {"pointer": self.queue.pointer, "filled": self.queue.filled},
+            "optimizer": optimizer_record,
+            "random": python_random_state(),
+        }
+        return tensors, record
+
+    def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Take up what `capture` put away."""
+        self.network.load_state_dict(under_prefix("student", tensors))
+        self.teacher.load_state_dict(under_prefix("teacher", tensors))
+        self.queue.load_state_dict(under_prefix("queue", tensors))
+        self.queue.pointer, self.queue.filled = record["queue"]["pointer"], record["queue"]["filled"]
+        unflatten_optimizer(self.optimizer, under_prefix("optimizer", tensors), record["optimizer"])
+        restore_random(under_prefix("random", tensors), record["random"])
+
+
+def _optimizer(config: "PretrainConfig", network: Network) -> torch.optim.Optimizer:
+    """Two rates, one for the encoder, one for what stands on it; decay on every parameter, as MoCo has it."""
+    encoder = [p for p in network.encoder.parameters() if p.requires_grad]
+    own = {id(p) for p in network.encoder.parameters()}
+    rest = [p for p in network.parameters() if id(p) not in own]
+    groups = [{"params": encoder, "lr": config.lr_encoder}, {"params": rest, "lr": config.lr_decoder}]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return torch.optim.SGD(groups, momentum=config.sgd_momentum, weight_decay=config.weight_decay)

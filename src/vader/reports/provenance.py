@@ -1,0 +1,105 @@
+"""Where numbers come from: the protocol, data, seeds, commit, machine, command, time and memory of an evaluation."""
+
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vader.runtime.processes import describe_machine
+
+PACKAGE = Path(__file__).parent
+
+
+def describe(
+    *,
+    protocol: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
+    seeds: Sequence[int] = (),
+    started: float | None = None,
+) -> dict[str, Any]:
+    """The facts of a report, in the order to read them.
+
+    `protocol` holds the constants of the exam, `data` a fingerprint for each set, `started` is the `time.monotonic()`
+    of the beginning. Nothing here names the machine or its user.
+    """
+    machine = describe_machine()
+    commit, changed = find_commit(PACKAGE)
+    facts: dict[str, Any] = {
+        "protocol": dict(protocol or {}),
+        "data": dict(data or {}),
+        "seeds": list(seeds),
+        "commit": commit,
+        "uncommitted changes": changed,
+        "hardware": {
+            "processor": _line(Path("/proc/cpuinfo"), "model name"),
+            "cores": machine["cpus"],
+            "threads": machine["threads"],
+            "GPU": machine["gpu"],
+        },
+        "system": machine["platform"],
+        "versions": machine["versions"],
+        "command": command(sys.argv),
+        "finished": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    if started is not None:
+        facts["time, s"] = round(time.monotonic() - started, 1)
+    return facts | peak_memory()
+
+
+def find_commit(folder: Path) -> tuple[str | None, bool | None]:
+    """The commit of the checkout that holds a package's folder, and whether files there differ from it or are new.
+
+    (None, None) outside of a checkout, and for a package that is installed inside somebody else's: it is not tracked.
+    """
+    git = ["git", "-C", str(folder)]
+    if _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
+        return None, None
+    commit = _output([*git, "rev-parse", "--verify", "HEAD"])
+    if commit is None:
+        return None, None
+    changes = _output([*git, "status", "--porcelain", "--", "."])
+    return commit.strip(), None if changes is None else bool(changes)
+
+
+def _output(words: list[str]) -> str | None:
+    """What a command printed; None if it is not installed, failed, or hung."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # looking must not lock the index of who works there
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, env=environment, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def command(words: Sequence[str]) -> str:
+    """A command line that a shell would take, its program without the folder it lies in."""
+    return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""
+
+
+def peak_memory() -> dict[str, int]:
+    """The most memory held until now, in MiB: by this process (not its workers), on the GPU."""
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    # Linux's rusage remembers what whoever started this process held; VmHWM is of this program alone.
+    own = _line(Path("/proc/self/status"), "VmHWM")
+    most = int(own.split()[0]) * 2**10 if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    facts = {"peak memory, MiB": most // 2**20}
+    if torch.cuda.is_initialized():  # asking must not start the driver
+        facts["peak memory on the GPU, MiB"] = torch.cuda.max_memory_allocated() // 2**20
+    return facts
+
+
+def _line(path: Path, name: str) -> str | None:
+    """What stands after 'name:' in a file of /proc; None where there is none."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)
