@@ -22,7 +22,8 @@ from torchvision import transforms
 
 from vader.images.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Colour, paint
 from vader.images.sources import list_images
-from vader.pretraining.feed import FeedConfig, Pairs
+from vader.pretraining.config import FeedConfig
+from vader.pretraining.feed import Pairs
 from vader.pretraining.views import ViewConfig
 
 

@@ -18,9 +18,10 @@ from timing import alternate, report
 from vader.images.sources import ImageList
 from vader.models.cost import fitting_decoder
 from vader.models.network import NetworkConfig
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Feed, Pairs
 from vader.pretraining.learner import Learner
-from vader.pretraining.pretrain import PretrainConfig, step
+from vader.pretraining.pretrain import step
 from vader.pretraining.run import _feed_config
 from vader.pretraining.views import ViewConfig
 from vader.runtime.processes import choose_device, choose_precision, start_fabric

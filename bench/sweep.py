@@ -15,12 +15,14 @@ import torch
 
 from vader.datasets.opening import open_labelled
 from vader.encoders import fit, open_encoder
-from vader.encoders.store import Budget, Maps, Progress, Store, encode, fill, parse_memory
+from vader.encoders.store import Budget, Maps, Store, encode, fill, parse_memory
 from vader.exams.labelled import depth, segmentation
 from vader.exams.labelled.linear import Pictures
-from vader.exams.protocols import LinearDepth, find_protocol
+from vader.exams.labelled.protocols import LinearDepth
+from vader.exams.protocols import find_protocol
 from vader.exams.results import mean_iou
 from vader.reports.tables import Cell, Column, Row, Table, to_markdown
+from vader.runtime.progress import Progress
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from vader.encoders import DenseEncoder
-from vader.encoders.features import ProbeConfig, extract
+from vader.encoders.features import extract
 from vader.exams.clips.scores import mean_scores, score_clip
 from vader.exams.labelled.depth import linear_depth
+from vader.exams.labelled.protocols import DEPTH_PROBE
 from vader.exams.labelled.segmentation import linear_segmentation
 from vader.exams.pairs import ANGLES, THRESHOLDS, MatchScore, by_angle, match_scores
-from vader.exams.protocols import DEPTH_PROBE
+from vader.finetuning.pixels import ProbeConfig
 from vader.inference.propagation import PropagationProtocol, copy_first, propagate
 from vader.scenes.exposure import film
 from vader.scenes.frame import CLASSES, Frame

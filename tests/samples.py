@@ -18,6 +18,16 @@ from pathlib import Path
 import pytest
 import warm
 
+SHARED = Path(os.environ.get("VADER_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def shared(name: str) -> Path:
+    """A folder of real data sets, where it is at hand; VADER_DATA names the folder of them all."""
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"there is no {SHARED / name}; VADER_DATA names the folder of the shared sets")
+    return SHARED / name
+
+
 VADER = str(Path(sys.executable).with_name("vader"))
 
 SMALL = {

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Batch
-from vader.pretraining.pretrain import PretrainConfig
 
 B, P, D, SIZE = 8, 6, 16, 32
 CELLS = (SIZE // 4) ** 2

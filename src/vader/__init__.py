@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from vader.exams.evaluate import evaluate
     from vader.inference.propagate import propagate
     from vader.models.checkpoint import load_model as load
-    from vader.pretraining.pretrain import PretrainConfig, pretrain
+    from vader.pretraining.config import PretrainConfig
+    from vader.pretraining.pretrain import pretrain
     from vader.pretraining.views import ViewConfig
 
 _WHERE = {

@@ -14,19 +14,13 @@ from vader.errors import BadCheckpoint, BadInput
 from vader.images.sources import list_images
 from vader.models.cost import is_depthwise
 from vader.pretraining import recipes
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import split
-from vader.pretraining.pretrain import PretrainConfig
 from vader.pretraining.pretrain import pretrain as run_pretrain
+from vader.runtime.files import make_folder, prepare_output, removed_if_empty
+from vader.runtime.interrupts import catch_interrupts
 from vader.runtime.journal import read_metrics
-from vader.runtime.processes import (
-    catch_interrupts,
-    choose_device,
-    choose_precision,
-    is_first_process,
-    make_folder,
-    prepare_output,
-    removed_if_empty,
-)
+from vader.runtime.processes import choose_device, choose_precision, is_first_process
 
 
 def pretrain(
@@ -202,7 +196,7 @@ def embed(
     listed = list_images(images)
     predict.embed_to_disk(
         network, listed, out, identity=network.card["sha256"], size=size, batch=batch, tile=tile, device=device,
-        precision=choose_precision(precision, device), workers=workers, say=None if quiet else predict.to_stderr,
+        precision=choose_precision(precision, device), workers=workers, say=None if quiet else to_stderr,
     )  # fmt: skip
     return out
 
@@ -241,7 +235,7 @@ def scenes(
     out: Path, layout: str, count: int, size: str, seed: int, settings: list[str], workers: int | None, quiet: bool
 ) -> dict[str, Any]:
     """Render a data set; see `vader scenes --help`."""
-    from vader.inference.embed import to_stderr
+    from vader.runtime.progress import to_stderr
     from vader.scenes import layouts
     from vader.scenes.world import SceneConfig
 

@@ -17,7 +17,7 @@ from vader.cli import app
 from vader.commands import assign, make_config, parse_point, parse_setting, read_toml
 from vader.errors import BadInput
 from vader.models.checkpoint import load_model
-from vader.pretraining.pretrain import PretrainConfig
+from vader.pretraining.config import PretrainConfig
 
 # --- Starting -----------------------------------------------------------------------------------------------------
 
@@ -52,7 +52,7 @@ def test_the_public_names() -> None:
         _ = package.nothing
 
 
-@pytest.mark.parametrize("first", ["from vader import PretrainConfig, pretrain", "import vader.pretrain"])
+@pytest.mark.parametrize("first", ["from vader import PretrainConfig, pretrain", "import vader.pretraining.pretrain"])
 def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos: Path, tmp_path: Path) -> None:
     """In a fresh process: the file of the same name may not take the function's place."""
     code = f"""
@@ -60,9 +60,9 @@ def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos
         import vader
         vader.PretrainConfig
         from vader import pretrain
-        from vader.pretrain import PretrainConfig, rate
-        import vader.run, vader.pretrain, vader.health
-        assert vader.pretrain is pretrain and pretrain.__name__ == "pretrain", vader.pretrain
+        from vader.pretraining.pretrain import PretrainConfig, rate
+        import vader.pretraining.run, vader.pretraining.pretrain, vader.pretraining.health
+        assert vader.pretrain is pretrain and pretrain.__name__ == "pretrain", vader.pretraining.pretrain
         assert vader.PretrainConfig is PretrainConfig
         assert vader.recipes.__name__ == "vader.recipes" and vader.health.__name__ == "vader.health"
         network = dict(encoder="test_resnet", dim=8, pyramid_width=16, decoder_width=16, pyramid_outputs=False)

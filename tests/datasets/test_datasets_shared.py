@@ -1,22 +1,11 @@
 """Real subsets, where they are at hand: VADER_DATA names their folder; counts as their README has them."""
 
-import os
-from pathlib import Path
-
 import numpy as np
-import pytest
 from PIL import Image
+from samples import shared
 
 from vader.datasets.opening import open_labelled
 from vader.datasets.voc import CLASSES
-
-SHARED = Path(os.environ.get("VADER_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def shared(name: str) -> Path:
-    if not (SHARED / name).is_dir():
-        pytest.skip(f"there is no {SHARED / name}; VADER_DATA names the folder of the shared sets")
-    return SHARED / name
 
 
 def test_the_shared_voc() -> None:

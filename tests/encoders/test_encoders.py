@@ -13,12 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vader.encoders import DenseEncoder, fit, open_encoder, open_encoders, reduce_by_pca
-from vader.encoders.features import PixelDraw, corner_cells, extract, full_size, standard_of
+from vader.encoders.features import extract
 from vader.encoders.spec import parse
 from vader.errors import BadInput
+from vader.finetuning.pixels import PixelDraw, corner_cells, full_size, standard_of
+from vader.images.colour import raw_colour
 from vader.models.checkpoint import save_model
 from vader.models.network import NetworkConfig, build
-from vader.pretraining.health import raw_colour
 
 TINY = NetworkConfig(encoder="test_resnet", dim=16, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
 STRIDE = 4

@@ -16,7 +16,7 @@ from vader.encoders import open_encoder
 from vader.encoders.dilation import dilate
 from vader.encoders.handmade import dense_sift
 from vader.errors import BadInput
-from vader.models.network import Encoder
+from vader.models.backbones import CNN
 
 
 def lived_in(module: nn.Module) -> nn.Module:
@@ -30,10 +30,10 @@ def lived_in(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def pair(name: str) -> tuple[Encoder, Encoder]:
+def pair(name: str) -> tuple[CNN, CNN]:
     """The same network twice, once dilated."""
     torch.manual_seed(0)
-    strided, dilated = Encoder(name), Encoder(name)
+    strided, dilated = CNN(name), CNN(name)
     lived_in(strided)
     dilated.load_state_dict(strided.state_dict())
     return strided, dilate(dilated.eval())
@@ -81,7 +81,7 @@ def test_a_dilated_network_is_the_strided_one_on_moved_images_stitched(name: str
 def test_the_dilated_resnet_is_torchvisions(name: str, width: int) -> None:
     """torchvision can trade the strides of layers 2 to 4 in bottleneck networks: its stride is 4, borders included."""
     theirs = lived_in(torchvision.models.get_model(name, replace_stride_with_dilation=[True, True, True]))
-    ours = Encoder(name)
+    ours = CNN(name)
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("fc.")}
     ours.body.load_state_dict(state)
     dilate(ours.eval())

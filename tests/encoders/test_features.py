@@ -5,7 +5,8 @@ import pytest
 import torch
 from fields import noise
 
-from vader.encoders.features import LOST, lost_in_half, standard_of
+from vader.encoders.features import LOST, lost_in_half
+from vader.finetuning.pixels import standard_of
 
 MAPS = [noise((3, 9, 8), seed) for seed in range(4)]
 

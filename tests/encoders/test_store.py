@@ -10,10 +10,12 @@ import torch
 
 from vader.datasets.example import Example
 from vader.encoders import DenseEncoder, open_encoder
-from vader.encoders.features import ProbeConfig, extract
-from vader.encoders.store import Budget, Maps, Progress, Store, encode, fill, parse_memory
+from vader.encoders.features import extract
+from vader.encoders.store import Budget, Maps, Store, encode, fill, parse_memory
 from vader.errors import BadInput
 from vader.exams.labelled.segmentation import train_probe
+from vader.finetuning.pixels import ProbeConfig
+from vader.runtime.progress import Progress
 
 SIDE = 48
 
@@ -109,7 +111,7 @@ def test_maps_come_in_order_whatever_the_batch() -> None:
 
 def test_progress_says_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 2.0, 10.0, 20.0])
-    monkeypatch.setattr("vader.encoders.store.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("vader.runtime.progress.time.monotonic", lambda: next(clock))
     lines: list[str] = []
     progress = Progress("rgb, train", 40, lines.append)
     for _ in range(3):

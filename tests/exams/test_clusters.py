@@ -250,7 +250,7 @@ def test_patches_of_ten_times_more_pictures_take_no_more_memory(tmp_path: Path) 
 ALONE = """
 import torch
 from test_clusters import most_held
-from vader.exams.clusters import kmeans
+from vader.exams.labelled.clusters import kmeans
 rows = torch.randn(200_000, 2, generator=torch.Generator().manual_seed(0))
 kmeans(rows[:5000], 150, restarts=1, iterations=1, chunk=1 << 12)  # what torch takes once
 with most_held() as held:
@@ -263,7 +263,7 @@ print(held[0])
 def test_what_is_stated_of_a_patch_is_what_it_takes() -> None:
     """Of rows so narrow that little else counts; 150 classes have the most rivals. In a process of its own, which has
     nothing freed to take up again."""
-    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, cwd=Path(__file__).parents[1],
+    done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, cwd=Path(__file__).parent,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     distances = 2 * (1 << 12) * 150 * 4  # of a chunk to all centres, and as much again

@@ -25,7 +25,6 @@ from PIL import Image
 
 from vader.datasets.davis import open_davis
 from vader.datasets.opening import open_labelled
-from vader.encoders.features import ProbeConfig
 from vader.errors import BadInput
 from vader.exams import protocols
 from vader.exams.compare import compare
@@ -38,6 +37,7 @@ from vader.exams.labelled.pages import class_tables
 from vader.exams.protocols import constants, find_protocol
 from vader.exams.results import Measure
 from vader.finetuning.augment import Room, Square
+from vader.finetuning.pixels import ProbeConfig
 from vader.inference.propagation import PropagationProtocol
 from vader.models.checkpoint import save_model
 from vader.models.network import NetworkConfig, build

@@ -9,10 +9,10 @@ import torch
 from labelled import make_nyu
 
 from vader.datasets.opening import open_labelled
-from vader.encoders.features import LinearProbe
 from vader.errors import BadInput
 from vader.exams.labelled import depth
 from vader.exams.results import FEWEST, Measure, Result, difference_table, differences, resampled, result_table
+from vader.finetuning.pixels import LinearProbe
 
 RMSE = Measure("RMSE", "m", "lower", 3)
 

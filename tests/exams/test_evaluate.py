@@ -14,13 +14,13 @@ from samples import forked, start
 from sklearn.metrics import confusion_matrix
 
 from vader.encoders import DenseEncoder
-from vader.encoders.features import LinearProbe, PixelDraw, ProbeConfig, Standard, full_size
 from vader.errors import BadInput
 from vader.exams.evaluate import evaluate
 from vader.exams.files import folder_names, read_pictures
 from vader.exams.labelled import depth, segmentation
 from vader.exams.results import differences, mean_iou, resampled
 from vader.finetuning.heads import stacked
+from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, Standard, full_size
 from vader.scenes.layouts import write
 
 STRIDE = 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from labelled import noise, picture, put, text
 from PIL import Image
-from test_datasets_shared import shared
+from samples import shared
 
 from vader.datasets.davis import open_davis
 from vader.encoders import open_encoder

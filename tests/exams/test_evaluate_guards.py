@@ -16,9 +16,9 @@ from vader.encoders.store import Budget
 from vader.errors import BadInput
 from vader.exams.evaluate import Evaluation, evaluate
 from vader.exams.kinds import open_sets, sit
-from vader.exams.labelled.linear import Plan
 from vader.exams.labelled.nearest import least_budget, tile
 from vader.exams.labelled.neighbours import build_memory
+from vader.exams.plan import Plan
 from vader.exams.protocols import PROTOCOLS, find_protocol
 from vader.exams.results import Result
 from vader.scenes.layouts import write

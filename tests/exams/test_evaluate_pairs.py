@@ -15,7 +15,6 @@ from test_matching import read_slowly, write_animals, write_posed
 from vader.encoders import DenseEncoder
 from vader.encoders.store import Budget
 from vader.errors import BadInput
-from vader.exams.labelled.linear import Plan
 from vader.exams.pairs import (
     PROTOCOLS,
     KeypointsProtocol,
@@ -27,6 +26,7 @@ from vader.exams.pairs import (
 from vader.exams.pairs.evaluation import PairResult, blocks, match_pairs, pair_baselines
 from vader.exams.pairs.pages import lines, pair_pages
 from vader.exams.pairs.sets import ALONE, CHANGED, open_pairs, to_side
+from vader.exams.plan import Plan
 from vader.exams.results import resampled
 from vader.reports import draw
 from vader.scenes.samples import view_pair

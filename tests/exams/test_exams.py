@@ -9,11 +9,11 @@ from fields import STRIDE, at_cells, fields, noise
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from vader.encoders.features import ProbeConfig, full_size
 from vader.errors import BadInput
 from vader.exams.labelled import depth
 from vader.exams.labelled.depth import linear_depth
 from vader.exams.labelled.segmentation import linear_segmentation
+from vader.finetuning.pixels import ProbeConfig, full_size
 
 SHORT = ProbeConfig(steps=120, pictures=8, pixels=64)
 BRIEF = ProbeConfig(steps=200, pictures=4, pixels=64, lr=depth.LR, weight_decay=0.0)

@@ -12,10 +12,9 @@ from fields import at_cells, fields, noise
 from torch import Tensor
 
 from vader.errors import BadInput
-from vader.exams.clips.scores import mean_scores, score_clip
+from vader.exams.clips.scores import ClipScore, mean_scores, score_clip
 from vader.exams.pairs import by_angle, match_scores, query_cells
 from vader.images.geometry import cell_centres
-from vader.inference import propagation
 from vader.inference.propagation import PropagationProtocol, carry_through, copy_first, propagate
 
 # --- Propagation --------------------------------------------------------------------------------------------------
@@ -105,8 +104,8 @@ def test_clips_are_scored_without_their_first_and_last_frame() -> None:
 
 
 def test_objects_count_the_same_whatever_their_clips() -> None:
-    one = propagation.ClipScore((1,), np.array([0.2]), np.array([0.4]))
-    three = propagation.ClipScore((1, 2, 3), np.array([0.6, 0.6, 1.0]), np.array([0.8, 0.8, 0.8]))
+    one = ClipScore((1,), np.array([0.2]), np.array([0.4]))
+    three = ClipScore((1, 2, 3), np.array([0.6, 0.6, 1.0]), np.array([0.8, 0.8, 0.8]))
     none = score_clip(np.zeros((3, 8, 8), dtype=np.uint8), np.zeros((3, 8, 8), dtype=np.uint8))
     found = mean_scores([one, three, none])
     assert found == pytest.approx({"j": 0.6, "f": 0.7, "j_and_f": 0.65, "objects": 4})

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from vader.datasets.example import Example, LabelledSet
 from vader.encoders import DenseEncoder, fit, open_encoder
-from vader.encoders.features import LinearProbe
 from vader.encoders.store import Budget, Store
 from vader.errors import BadInput
 from vader.exams import protocols
@@ -28,6 +27,7 @@ from vader.exams.labelled.published import Known, Mirrored
 from vader.exams.labelled.segmentation import score_probes
 from vader.exams.protocols import constants, find_protocol
 from vader.finetuning.augment import Room, Shuffled, Square, room_view, square_crop, squared
+from vader.finetuning.pixels import LinearProbe
 from vader.scenes.layouts import write
 
 TINY_SQUARE = Square(side=64)

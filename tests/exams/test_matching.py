@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from labelled import picture, put, text
-from test_datasets_shared import shared
+from samples import shared
 
 from vader.datasets.coco import open_animal_keypoints
 from vader.datasets.posed import carry_points, open_posed

@@ -8,7 +8,8 @@ import pytest
 from vader.errors import BadInput
 from vader.exams.kinds import EXAMS
 from vader.exams.labelled.linear import few_pictures
-from vader.exams.protocols import PROTOCOLS, Few, constants, find_protocol
+from vader.exams.labelled.protocols import Few
+from vader.exams.protocols import PROTOCOLS, constants, find_protocol
 
 WANTED = {
     "segmentation": [f"{d}-{e}" for d in ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")

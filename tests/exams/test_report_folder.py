@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from vader.exams.files import new_folder
+from vader.runtime.files import new_folder
 
 
 def dead() -> int:
@@ -23,7 +23,7 @@ def left(place: Path) -> list[str]:
 
 def test_what_a_killed_process_left_goes_with_the_next_report(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from vader.evaluation.files import new_folder\n"
+        "import sys, time; from pathlib import Path; from vader.runtime.files import new_folder\n"
         f"with new_folder(Path({str(tmp_path / 'r')!r})) as folder:\n"
         "    (folder / 'a.png').write_text('x'); print('ready', flush=True); time.sleep(60)"
     )

@@ -31,7 +31,7 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from vader.propagate import propagate
+from vader.inference.propagate import propagate
 propagate(sys.argv[1], *map(Path, sys.argv[2:5]), size=40, keep_every=0)
 """
 

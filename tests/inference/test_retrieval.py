@@ -162,8 +162,8 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from vader.images.folder import list_images
-from vader.retrieval import building
+from vader.images.sources import list_images
+from vader.inference.retrieval import building
 building.SYNCED = 0
 building.build_index("sift", list_images(Path(sys.argv[1])), Path(sys.argv[2]), building.IndexConfig(size=160))
 """

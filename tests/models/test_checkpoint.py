@@ -14,17 +14,10 @@ from samples import environment
 from torch import Tensor
 
 from vader.errors import BadCheckpoint, BadInput
-from vader.models.checkpoint import (
-    flatten_optimizer,
-    load_model,
-    load_state,
-    save_model,
-    save_state,
-    states,
-    unflatten_optimizer,
-)
+from vader.models.checkpoint import load_model, save_model
 from vader.models.network import Network, NetworkConfig, build
-from vader.runtime.processes import atomic_folder, prepare_output, remove_leftovers, write_atomic, write_json
+from vader.runtime.files import atomic_folder, prepare_output, remove_leftovers, write_atomic, write_json
+from vader.runtime.states import flatten_optimizer, load_state, save_state, states, unflatten_optimizer
 
 CONFIG = NetworkConfig(encoder="resnet10t", dim=16, pyramid_width=32, decoder_width=32, pyramid_outputs=False)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vader.errors import BadCheckpoint, BadInput
 from vader.models.checkpoint import save_model
-from vader.models.foreign import Report, initialise
+from vader.models.foreign import LoadReport, initialise
 from vader.models.network import DenseNetwork, ImageNetwork, NetworkConfig, build
 
 Tensors = dict[str, Tensor]
@@ -151,7 +151,7 @@ def test_timm(encoder: str, unused: str, features_only: bool, tmp_path: Path) ->
     if features_only:
         body = lived_in(timm.create_model(encoder, pretrained=False, features_only=True))
         state = body.state_dict()
-        levels = network.encoder.levels
+        levels = network.encoder.places
         theirs = lambda images: [body(images)[i] for i in levels]  # noqa: E731
     else:
         # forward_intermediates is the classifier's own path to its levels; densenet has none.
@@ -321,5 +321,5 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_the_report_names_a_few_and_counts_all() -> None:
     names = tuple("abcdef")
-    text = str(Report("f.pth", "", names[:3], names, ()))
+    text = str(LoadReport("f.pth", "", names[:3], names, ()))
     assert text == "f.pth: 3 tensors matched, 6 missing, 0 not used; missing: a, b, c, d, ..."

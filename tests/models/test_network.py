@@ -9,19 +9,10 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from vader.errors import BadInput
+from vader.models.backbones import CNN, LEVEL_STRIDES
 from vader.models.batchnorm import use_virtual_groups
 from vader.models.cost import cost, fitting_decoder
-from vader.models.network import (
-    LEVEL_STRIDES,
-    Decoder,
-    DenseNetwork,
-    Encoder,
-    ImageNetwork,
-    NetworkConfig,
-    Pyramid,
-    build,
-    hypercolumn,
-)
+from vader.models.network import Decoder, DenseNetwork, ImageNetwork, NetworkConfig, Pyramid, build, hypercolumn
 
 SMALL = NetworkConfig(encoder="test_resnet", dim=16, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
 
@@ -138,9 +129,9 @@ def test_the_pyramid_sums_from_the_top() -> None:
 
 
 def test_images_are_normalised_as_the_encoder_was_trained() -> None:
-    half = Encoder("tf_efficientnet_lite0")
+    half = CNN("tf_efficientnet_lite0")
     assert half.mean.flatten().tolist() == half.std.flatten().tolist() == [0.5, 0.5, 0.5]
-    usual = Encoder("resnet18")
+    usual = CNN("resnet18")
     torch.testing.assert_close(usual.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
     torch.testing.assert_close(usual.std.flatten(), torch.tensor([0.229, 0.224, 0.225]))
     seen: list[Tensor] = []
@@ -152,7 +143,7 @@ def test_images_are_normalised_as_the_encoder_was_trained() -> None:
 @pytest.mark.parametrize("name", ["no_such_net", "vit_tiny_patch16_224"])
 def test_an_encoder_that_cannot_serve_is_refused(name: str) -> None:
     with pytest.raises(BadInput, match=name):
-        Encoder(name)
+        CNN(name)
 
 
 # --- Where its cells are -------------------------------------------------------------------------------------------

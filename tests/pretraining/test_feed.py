@@ -9,7 +9,8 @@ import torch
 
 from vader.images.sources import Faults, list_images
 from vader.images.warp import BILINEAR_LIMIT
-from vader.pretraining.feed import Batch, Feed, FeedConfig, Pairs, refuse_unusable
+from vader.pretraining.config import FeedConfig
+from vader.pretraining.feed import Batch, Feed, Pairs, refuse_unusable
 from vader.pretraining.views import ViewConfig
 
 PLAIN = {"p_jitter": 0.0, "p_grey": 0.0, "p_blur": 0.0}

@@ -14,10 +14,11 @@ from torch import Tensor
 from vader.encoders.opening import open_encoder
 from vader.inference.propagation import PROTOCOLS
 from vader.inference.propagation.step import carry_frame
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import info_nce
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
-from vader.pretraining.pretrain import PretrainConfig, pretrain, step
+from vader.pretraining.pretrain import pretrain, step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

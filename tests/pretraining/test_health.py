@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vader.images import colour
 from vader.images.decode import decode
 from vader.images.geometry import cell_centres, read_cells
-from vader.pretraining import health
-from vader.pretraining.health import Exam, diagnose, judge, make_exam, match_errors, match_scores, paired_interval
+from vader.pretraining import health, match_exam
+from vader.pretraining.health import diagnose, judge, paired_interval
+from vader.pretraining.match_exam import MatchExam, make_exam, match_errors, match_scores
 from vader.pretraining.views import ViewConfig, draw_pair
 
 SIZE, STRIDE, CELLS = 64, 4, 16
@@ -27,7 +29,7 @@ def pictures(photos: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def exam(pictures: list[np.ndarray]) -> Exam:
+def exam(pictures: list[np.ndarray]) -> MatchExam:
     return make_exam(iter(pictures), CONFIG, STRIDE)
 
 
@@ -43,7 +45,7 @@ def perfect_maps(pictures: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     maps: tuple[list[Tensor], list[Tensor]] = ([], [])
     for number, picture in enumerate(pictures):
         height, width = picture.shape[:2]
-        pair = draw_pair(CONFIG, width, height, STRIDE, health.EXAM_SEED, 0, number)
+        pair = draw_pair(CONFIG, width, height, STRIDE, match_exam.EXAM_SEED, 0, number)
         for half, view in zip(maps, pair.views, strict=True):
             half.append(waves(view.to_image(cell_centres(CELLS, CELLS, STRIDE))).T.reshape(-1, CELLS, CELLS))
     return torch.stack(maps[0]), torch.stack(maps[1])
@@ -52,7 +54,7 @@ def perfect_maps(pictures: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 # --- The exam ------------------------------------------------------------------------------------------------------
 
 
-def test_perfect_features_pass_and_mirrored_ones_fail(pictures: list[np.ndarray], exam: Exam) -> None:
+def test_perfect_features_pass_and_mirrored_ones_fail(pictures: list[np.ndarray], exam: MatchExam) -> None:
     first, second = perfect_maps(pictures)
     scores = match_scores(first, second, exam)
     assert scores.shape == (len(pictures),)
@@ -63,14 +65,14 @@ def test_perfect_features_pass_and_mirrored_ones_fail(pictures: list[np.ndarray]
     assert match_scores(first, second.roll(2, 3), exam).mean() < 0.3  # two cells off is wrong
 
 
-def test_scores_are_those_of_plain_loops(exam: Exam) -> None:
+def test_scores_are_those_of_plain_loops(exam: MatchExam) -> None:
     maps = F.normalize(torch.randn(2, len(exam), 5, CELLS, CELLS, generator=torch.Generator().manual_seed(0)), dim=2)
     maps[1] = F.normalize(maps[0] + 0.5 * maps[1], dim=1)
     scores = match_scores(maps[0], maps[1], exam)
     for i in range(len(exam)):
         first, second = maps[0, i].numpy(), maps[1, i].numpy()
         expected = oracles.pck(first, second, exam.cells[i, :20].numpy(), exam.points[i, :20].numpy(), STRIDE, STRIDE)
-        part = Exam(exam.views[i : i + 1], exam.cells[i : i + 1, :20], exam.points[i : i + 1, :20], STRIDE)
+        part = MatchExam(exam.views[i : i + 1], exam.cells[i : i + 1, :20], exam.points[i : i + 1, :20], STRIDE)
         assert match_scores(maps[0, i][None], maps[1, i][None], part)[0] == pytest.approx(expected)
     assert 0 < scores.mean() < 1
 
@@ -90,7 +92,7 @@ def test_the_pixels_of_the_exam_are_where_its_points_say() -> None:
             assert np.abs(gap[:2]).max() < 2  # bytes have steps of 1, and edges are mirrored
 
 
-def test_the_exam_is_the_same_for_every_run(pictures: list[np.ndarray], exam: Exam) -> None:
+def test_the_exam_is_the_same_for_every_run(pictures: list[np.ndarray], exam: MatchExam) -> None:
     torch.manual_seed(5)
     np.random.seed(5)
     again = make_exam(iter(pictures), ViewConfig(size=SIZE, pairing="same", degrees=20), STRIDE)
@@ -99,11 +101,11 @@ def test_the_exam_is_the_same_for_every_run(pictures: list[np.ndarray], exam: Ex
     plain = make_exam(iter(pictures), CONFIG, STRIDE, colour=False)
     assert torch.equal(plain.points, exam.points)
     assert not torch.equal(plain.views, exam.views)
-    assert exam.cells.shape == (len(pictures), health.EXAM_QUERIES)
+    assert exam.cells.shape == (len(pictures), match_exam.EXAM_QUERIES)
     assert len(exam) == len(pictures)
 
 
-def test_chance_is_the_share_of_cells_near_the_points(exam: Exam) -> None:
+def test_chance_is_the_share_of_cells_near_the_points(exam: MatchExam) -> None:
     hits, total = 0, 0
     for point in exam.points.flatten(0, 1).tolist():
         for row in range(CELLS):
@@ -115,12 +117,12 @@ def test_chance_is_the_share_of_cells_near_the_points(exam: Exam) -> None:
     assert match_scores(noise[0], noise[1], exam).mean() == pytest.approx(exam.chance, abs=0.012)
 
 
-def test_embedding_an_exam_keeps_images_and_views_apart(exam: Exam) -> None:
+def test_embedding_an_exam_keeps_images_and_views_apart(exam: MatchExam) -> None:
     def shrink(images: Tensor) -> Tensor:
         assert float(images.max()) <= 1
         return F.avg_pool2d(images, 4)
 
-    first, second = health.embed_exam(shrink, exam, torch.device("cpu"), batch=5)
+    first, second = match_exam.embed_exam(shrink, exam, torch.device("cpu"), batch=5)
     for k, maps in enumerate((first, second)):
         torch.testing.assert_close(maps, F.avg_pool2d(exam.views[:, k].float() / 255, 4))
 
@@ -130,7 +132,7 @@ def test_the_most_similar_raw_colour_is_the_nearest_colour() -> None:
     cells[..., :8] = cells[..., :8] * 0.3 + 0.7  # near white and near black, where a plain cosine misleads
     cells[..., 8:12] *= 0.3
     images = F.interpolate(cells, scale_factor=4, mode="nearest")
-    embedded = health.raw_colour(images)
+    embedded = colour.raw_colour(images)
     assert embedded.shape == (1, 4, 16, 16)
     torch.testing.assert_close(embedded.norm(dim=1), torch.ones(1, 16, 16))
     vectors, colours = embedded[0].flatten(1).T.double(), F.avg_pool2d(images, 4)[0].flatten(1).T.double()
@@ -145,18 +147,18 @@ def test_the_most_similar_raw_colour_is_the_nearest_colour() -> None:
     plain = F.normalize(cells[0].flatten(1).T, dim=1)
     plain = (plain @ plain.T).fill_diagonal_(-2)
     assert float((plain.argmax(1) == distance.argmin(1)).float().mean()) < 0.6
-    assert health.raw_colour(torch.rand(1, 3, 33, 38)).shape == (1, 4, 9, 10)
+    assert colour.raw_colour(torch.rand(1, 3, 33, 38)).shape == (1, 4, 9, 10)
 
 
 # --- Statistics ----------------------------------------------------------------------------------------------------
 
 
-def statistics_of(exam: Exam, make: Callable[[], Tensor]) -> dict[str, float]:
+def statistics_of(exam: MatchExam, make: Callable[[], Tensor]) -> dict[str, float]:
     first = F.normalize(make(), dim=1)
     return health.statistics(first, first, exam)
 
 
-def test_statistics_are_their_definitions(exam: Exam) -> None:
+def test_statistics_are_their_definitions(exam: MatchExam) -> None:
     maps = F.normalize(
         torch.randn(2, len(exam), 6, CELLS, CELLS) * torch.tensor([3, 2, 1, 1, 0.3, 0.1])[:, None, None], dim=2
     )
@@ -177,7 +179,7 @@ def test_statistics_are_their_definitions(exam: Exam) -> None:
     assert told["uniformity"] == pytest.approx(math.log(np.mean(pairs)), rel=1e-4)
 
 
-def test_statistics_at_their_ends(exam: Exam) -> None:
+def test_statistics_at_their_ends(exam: MatchExam) -> None:
     shape = (len(exam), 8, CELLS, CELLS)
     spread = statistics_of(exam, lambda: torch.randn(shape))
     assert spread["rank"] == pytest.approx(8, abs=0.1)
@@ -191,7 +193,7 @@ def test_statistics_at_their_ends(exam: Exam) -> None:
 # --- Judgement -----------------------------------------------------------------------------------------------------
 
 
-def test_a_collapse_is_called_one(exam: Exam) -> None:
+def test_a_collapse_is_called_one(exam: MatchExam) -> None:
     shape = (len(exam), 8, CELLS, CELLS)
     point = statistics_of(exam, lambda: torch.ones(shape) + 0.01 * torch.randn(shape))
     assert "collapse: all pixels" in (diagnose(point, 8) or "")

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 from samples import forked, pretrain
 
-from vader.models.checkpoint import load_state, states
 from vader.models.network import NetworkConfig
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
-from vader.pretraining.pretrain import PretrainConfig, step
+from vader.pretraining.pretrain import step
 from vader.pretraining.views import ViewConfig
 from vader.runtime.processes import start_fabric
+from vader.runtime.states import load_state, states
 
 # The first step has no negatives yet; the second takes the weights to 1e30, and the next forward pass overflows.
 HUGE: dict[str, object] = {

@@ -7,7 +7,8 @@ import pytest
 
 from vader.errors import BadInput
 from vader.pretraining import recipes
-from vader.pretraining.pretrain import PretrainConfig, rate
+from vader.pretraining.config import PretrainConfig
+from vader.pretraining.pretrain import rate
 
 IMAGENET = 1_281_167
 

@@ -17,7 +17,7 @@ from samples import Forked, forked, pretrain, pretrain_words, start
 
 from vader.commands import read_config, resumed_config
 from vader.errors import BadCheckpoint, BadInput
-from vader.models.checkpoint import load_state, states
+from vader.runtime.states import load_state, states
 
 STEPS = 12
 # Windows of the log, exams and saved states fall on different steps, so that a state lies within an open window.

@@ -18,12 +18,13 @@ from tiny import TINY
 
 from vader import commands
 from vader.errors import BadInput
-from vader.models.checkpoint import load_state, states
 from vader.models.network import DenseNetwork
 from vader.pretraining import health
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import split
-from vader.pretraining.pretrain import PretrainConfig, pretrain
+from vader.pretraining.pretrain import pretrain
 from vader.runtime.journal import Journal, read_metrics
+from vader.runtime.states import load_state, states
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ from lightning_fabric import Fabric
 from tiny import SIZE, B, D, P, make_batch, moco, tiny
 from torch import Tensor, nn
 
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import farther_than
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
-from vader.pretraining.pretrain import PretrainConfig, contrast, step, student_queries, teacher_keys
+from vader.pretraining.pretrain import contrast, step, student_queries, teacher_keys
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:

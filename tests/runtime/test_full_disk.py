@@ -12,8 +12,9 @@ import pytest
 from safetensors.torch import load_file
 from samples import environment, forked, pretrain, settings
 
-from vader.exams.files import new_folder
-from vader.models.checkpoint import load_model, save_model, states
+from vader.models.checkpoint import load_model, save_model
+from vader.runtime.files import new_folder
+from vader.runtime.states import states
 from vader.scenes.layouts import write
 
 
@@ -36,9 +37,10 @@ def limited(code: str, place: Path, limit: int) -> subprocess.CompletedProcess[s
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
         import torch
-        from vader.checkpoint import save_model, save_state, states
+        from vader.models.checkpoint import save_model
+        from vader.runtime.states import save_state, states
         from vader.errors import BadInput
-        from vader.network import NetworkConfig
+        from vader.models.network import NetworkConfig
         save_state(place, 1, {"a": torch.zeros(1000)}, {}, keep=1)
         save_model(place / "model.safetensors", {"a": torch.zeros(1000)}, NetworkConfig(), {})
         try:

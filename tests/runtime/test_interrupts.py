@@ -8,7 +8,7 @@ from pathlib import Path
 
 from samples import environment, pretrain_words, start
 
-from vader.models.checkpoint import states
+from vader.runtime.states import states
 
 
 def test_an_interrupt_before_the_first_step_is_exit_code_130(photos: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from samples import VADER, environment, pretrain, pretrain_words, start, vader
 
-from vader.models.checkpoint import states
 from vader.pretraining.feed import StepSampler, split
+from vader.runtime.states import states
 
 # The teacher moves fast, so that what one step does wrong shows in the next; rates beyond these make rounding errors
 # grow by ten a step.

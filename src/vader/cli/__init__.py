@@ -1,9 +1,10 @@
-"""The command line. Thin: it turns words into configs and calls the library; torch is imported inside commands only."""
+"""The command line. Thin: it turns words into calls of the library; torch is imported inside commands only."""
 
-from vader.runtime import interrupts  # before all that takes its time
+from vader.runtime.interrupts import listen
 
-# isort: split
-from vader.cli import exams, learning, propagation, retrieval
-from vader.cli.app import app, main
+listen()  # before all that takes its time
 
-__all__ = ["app", "exams", "interrupts", "learning", "main", "propagation", "retrieval"]
+from vader.cli import exams, learning, propagation, retrieval  # noqa: E402
+from vader.cli.app import app, main  # noqa: E402
+
+__all__ = ["app", "exams", "learning", "main", "propagation", "retrieval"]

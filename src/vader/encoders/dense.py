@@ -7,13 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from vader.errors import BadInput
-from vader.models.network import MIN_SIDE
 
 
 @dataclass(frozen=True)
@@ -59,33 +57,3 @@ def await_fitting(encoder: DenseEncoder, name: str, pending: int | Literal["cent
 
     channels = encoder.channels if pending == "centred" else pending
     return DenseEncoder(name, encoder.stride, channels, features, None, encoder.facts, pending, encoder)
-
-
-def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -> Float[Tensor, "B 3 _ _"]:
-    """The images, padded right and below with `mean` (3, 1, 1) to multiples of `multiple` pixels.
-
-    Once normalised the padding is zeros, what convolutions pad with themselves. Raises BadInput below 32 px.
-    """
-    H, W = _large_enough(images)
-    bottom, right = -H % multiple, -W % multiple
-    if not (bottom or right):
-        return images
-    padded = mean.expand(*images.shape[:2], H + bottom, W + right).to(images.dtype).clone()
-    padded[..., :H, :W] = images
-    return padded
-
-
-def edge_padded(images: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 _ _"]:
-    """The images, their last row and column repeated right and below up to multiples of `multiple` pixels.
-
-    For transformers, which see a padded patch as an object among others. Raises BadInput below 32 px.
-    """
-    H, W = _large_enough(images)
-    return F.pad(images, (0, -W % multiple, 0, -H % multiple), mode="replicate")
-
-
-def _large_enough(images: Tensor) -> torch.Size:
-    size = images.shape[2:]
-    if min(size) < MIN_SIDE:
-        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {size[0]}x{size[1]}; enlarge them")
-    return size

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vader.errors import BadInput
-from vader.models.network import STRIDE, Encoder
+from vader.models.backbones import CNN, STRIDE
 
 PROBE = 128  # pixels; every level's side divides it
 REFUSED = re.compile("Attention|Attn|Window|Rel[A-Z]?.*Pos")  # what depends on how many cells there are
@@ -48,7 +48,7 @@ class _Step:
 
 
 @torch.no_grad()
-def dilate(encoder: Encoder) -> Encoder:
+def dilate(encoder: CNN) -> CNN:
     """Change the encoder's modules, in place, so that all its levels have stride 4.
 
     Transitions whose windows all lean to one side by the same amount (TensorFlow's "same" padding, even kernels) are
@@ -77,18 +77,18 @@ def dilate(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def _refusal(encoder: Encoder, reason: str) -> BadInput:
+def _refusal(encoder: CNN, reason: str) -> BadInput:
     return BadInput(
         f"{encoder.name}@dilated: expected a network that downsamples by convolutions and pools alone, got one that "
         f"cannot be dilated ({reason}); use @hypercolumn"
     )
 
 
-def _probe(encoder: Encoder) -> Tensor:
+def _probe(encoder: CNN) -> Tensor:
     return torch.zeros(1, 3, PROBE, PROBE, device=encoder.mean.device)
 
 
-def _steps(encoder: Encoder) -> list[_Step]:
+def _steps(encoder: CNN) -> list[_Step]:
     """The spatial modules that see a map at stride 4 or more, found by running the network on a black image."""
     seen: dict[str, set[int]] = {}
     modules = {n: m for n, m in encoder.body.named_modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d)}
@@ -112,7 +112,7 @@ def _steps(encoder: Encoder) -> list[_Step]:
     return found
 
 
-def _step(encoder: Encoder, name: str, module: Any, spread: int) -> _Step:
+def _step(encoder: CNN, name: str, module: Any, spread: int) -> _Step:
     kernel, stride, dilation = (_pair(getattr(module, word, 1)) for word in ("kernel_size", "stride", "dilation"))
     if isinstance(module.padding, str) or _pads_itself(module):
         excess = [max(d * (k - 1) + 1 - s, 0) for k, s, d in zip(kernel, stride, dilation, strict=True)]
@@ -131,7 +131,7 @@ def _pads_itself(module: nn.Module) -> bool:
     return type(module).__name__.endswith("Same")
 
 
-def _convert(encoder: Encoder, step: _Step, centred: bool) -> None:
+def _convert(encoder: CNN, step: _Step, centred: bool) -> None:
     """One step of one cell, taps `spread` times as far apart, and padding that keeps the number of cells."""
     if step.spread == 1 and not step.strided:
         return

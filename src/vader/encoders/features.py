@@ -4,20 +4,17 @@ Axes: B images, C channels, H W pixels, h w cells, N points, K outputs of a prob
 (s (k + 0.5), s (l + 0.5)) for stride s; a map covers its picture and may reach beyond it on the right and below.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput
 
 PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
-REDRAWS = 5  # of pixels that turned out void, before the valid ones are listed
 MIN_DEVIATION = 1e-6  # of a channel's mean: channels that vary less count as constant and say nothing
 NOISE = 1e-7  # of the largest deviation: a channel that varies less is float32's rounding of the others
 TINY = 1e-35  # the inverse of a smaller deviation is none in float32
@@ -106,182 +103,3 @@ def is_constant(mean: Float[Tensor, "C"], deviation: Float[Tensor, "C"]) -> Bool
 
 
 # --- Probes -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """How a probe learns. One setting for features of 3 to 500 channels, since these are standardised."""
-
-    steps: int = 600
-    pictures: int = 16  # a step
-    pixels: int = 128  # of each picture
-    lr: float = 0.05  # of AdamW; it falls linearly to 0
-    weight_decay: float = 1e-3
-
-
-@dataclass(frozen=True)
-class Standard:
-    """Mean and inverse deviation of each channel over a set's cells: batch norm without its affine part, at rest."""
-
-    mean: Float[Tensor, "C"]
-    scale: Float[Tensor, "C"]
-
-    def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """The features, each channel with mean 0 and deviation 1, in place; constant channels are 0."""
-        return rows.sub_(self.mean).mul_(self.scale)
-
-
-def standard_of(maps: Sequence[Float[Tensor, "C _ _"]]) -> Standard:
-    """The statistics of all cells of a set of maps."""
-    count = 0
-    mean, squares = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    for one in maps:
-        rows = one.flatten(1).T.float()  # (h w, C)
-        # Of each map about its own mean, joined in float64, for features whose mean is far from 0.
-        spread, own = (part.double() for part in torch.var_mean(rows, 0, correction=0))
-        total = count + len(rows)
-        moved = own - mean
-        squares = squares + len(rows) * spread + moved.square() * (count * len(rows) / total)
-        mean, count = mean + moved * (len(rows) / total), total
-    deviation = (squares / count).sqrt()
-    scale = torch.where(is_constant(mean, deviation), torch.zeros_like(deviation), 1 / deviation.clamp_min(TINY))
-    return Standard(mean.float(), scale.float())
-
-
-@dataclass(frozen=True)
-class LinearProbe:
-    """A trained probe: standardising and the 1x1 convolution in one affine map of the features."""
-
-    weight: Float[Tensor, "K C"]
-    bias: Float[Tensor, "K"]
-
-    def __call__(self, one: Float[Tensor, "C h w"]) -> Float[Tensor, "K h w"]:
-        """The outputs of every cell of a map."""
-        return torch.einsum("kc,chw->khw", self.weight, one.float()) + self.bias[:, None, None]
-
-
-def fold(standard: Standard, weight: Float[Tensor, "K C"], bias: Float[Tensor, "K"]) -> LinearProbe:
-    """The probe that does to raw features what weight and bias do to standardised ones."""
-    scaled = weight * standard.scale
-    return LinearProbe(scaled, bias - scaled @ standard.mean)
-
-
-def full_size(maps: Float[Tensor, "B C h w"], stride: int, size: tuple[int, ...]) -> Float[Tensor, "B C H W"]:
-    """Maps bilinearly brought to a picture's pixels, `size` (height, width); centres stay where they are."""
-    height, width = size
-    return F.interpolate(maps, scale_factor=float(stride), mode="bilinear", align_corners=False)[..., :height, :width]
-
-
-def corner_cells(
-    place: Int64[np.ndarray, "B P"],
-    width: Int64[np.ndarray, "B 1"],
-    h: Int64[np.ndarray, "B 1"],
-    w: Int64[np.ndarray, "B 1"],
-    stride: int,
-) -> tuple[Int64[np.ndarray, "B P 4"], Float32[np.ndarray, "B P 4"]]:
-    """For pixels of pictures `width` wide, numbered row by row: the four cells around each, and their shares.
-
-    Cells, h x w of each picture, are numbered row by row, too; reading them so is what `full_size` does.
-    """
-    y, x = np.divmod(place, width)
-    y, x = (np.clip((v + 0.5) / stride - 0.5, 0, side - 1) for v, side in ((y, h), (x, w)))
-    top, left = y.astype(np.int64), x.astype(np.int64)
-    bottom, right = np.minimum(top + 1, h - 1), np.minimum(left + 1, w - 1)
-    down, across = y - top, x - left
-    around = [top * w + left, top * w + right, bottom * w + left, bottom * w + right]
-    shares = [(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across]
-    return np.stack(around, -1), np.stack(shares, -1).astype(np.float32)
-
-
-def check_set(
-    what: str,
-    maps: Sequence[Float[Tensor, "C _ _"]],
-    labels: Sequence[Shaped[np.ndarray, "_ _"]],
-    stride: int,
-) -> None:
-    """Raises BadInput unless every map has a label map of its picture's size."""
-    if not maps or len(maps) != len(labels):
-        raise BadInput(f"{what}: expected a label map for each of {len(maps)} pictures, got {len(labels)}; check both")
-    for i, (one, label) in enumerate(zip(maps, labels, strict=True)):
-        cells = tuple(-(-side // stride) for side in label.shape)
-        if cells != tuple(one.shape[1:]):
-            raise BadInput(
-                f"{what}: picture {i} has {tuple(one.shape[1:])} cells at stride {stride}, its labels {label.shape} "
-                f"would have {cells}; give labels the size of the picture"
-            )
-
-
-class PixelDraw:
-    """Random valid pixels of random pictures, with the features and labels there: the data of a probe's step.
-
-    The logits of a linear probe, brought to full size, are at each pixel those of the features read there. So a step
-    over random pixels has in the mean the gradient of the loss over all (each picture counting the same), at a share
-    of the cost. Raises BadInput if no pixel of the set is valid.
-    """
-
-    def __init__(
-        self,
-        maps: Sequence[Float[Tensor, "C _ _"]],
-        labels: Sequence[Shaped[np.ndarray, "_ _"]],
-        valid: Callable[[np.ndarray], np.ndarray],  # a label map -> where it is valid
-        stride: int,
-        standard: Standard,
-        seed: int,
-    ) -> None:
-        self.maps, self.labels, self.valid = maps, labels, valid
-        self.stride, self.standard = stride, standard
-        self.usable = np.array([i for i, label in enumerate(labels) if valid(label).any()], dtype=np.int64)
-        if not len(self.usable):
-            raise BadInput(f"labels: expected some to learn from, none of {len(labels)} pictures has a valid pixel")
-        self.rng = np.random.default_rng(seed)
-        self.queue = np.empty(0, dtype=np.int64)
-        self.rows = torch.empty(0, 0)
-
-    def __call__(self, pictures: int, pixels: int) -> tuple[Float[Tensor, "N C"], Shaped[np.ndarray, "N"]]:
-        """Standardised features and labels of `pixels` pixels (with repetition) of each of the next `pictures`.
-
-        Every picture comes once an epoch. The features are good until the next call, which writes over them: a fresh
-        piece of memory of that size costs as much as filling it.
-        """
-        chosen = self._next(pictures)
-        labels = [self.labels[i] for i in chosen]
-        place, targets = self._valid_places(labels, pixels)
-        tables = [self.maps[i].flatten(1).T.contiguous() for i in chosen]  # (h w, C), a view of `extract`'s maps
-        sides = np.array([[label.shape[1], *self.maps[i].shape[1:]] for i, label in zip(chosen, labels, strict=True)])
-        around, shares = corner_cells(place, sides[:, :1], sides[:, 1:2], sides[:, 2:], self.stride)
-        if len(self.rows) != place.size:
-            self.rows = torch.empty(place.size, len(self.standard.mean))
-        for table, cells, weights, rows in zip(
-            tables, torch.from_numpy(around), torch.from_numpy(shares), self.rows.split(pixels), strict=True
-        ):
-            # The sum of four weighted rows without a copy of the four; a map on disk is never read as a whole.
-            rows.copy_(F.embedding_bag(cells, table, mode="sum", per_sample_weights=weights.to(table.dtype)))
-            self.standard(rows)
-        return self.rows, targets.reshape(-1)
-
-    def _valid_places(
-        self, labels: Sequence[Shaped[np.ndarray, "_ _"]], pixels: int
-    ) -> tuple[Int64[np.ndarray, "B P"], Shaped[np.ndarray, "B P"]]:
-        """Numbers of valid pixels of each picture, any as likely as any other, and their labels."""
-        flat = [label.reshape(-1) for label in labels]
-        sizes = np.array([[one.size] for one in flat])
-        place = self.rng.integers(0, sizes, (len(flat), pixels))
-        targets = np.stack([one[at] for one, at in zip(flat, place, strict=True)])
-        # Looking at the drawn pixels alone is faster than listing the valid ones; those few pictures that are mostly
-        # void are listed.
-        for again in range(REDRAWS):
-            wrong = np.nonzero(~self.valid(targets))
-            if not len(wrong[0]):
-                break
-            for i in np.unique(wrong[0]):
-                missing = wrong[1][wrong[0] == i]
-                known = np.flatnonzero(self.valid(flat[i])) if again == REDRAWS - 1 else sizes[i, 0]
-                place[i, missing] = self.rng.choice(known, len(missing))
-                targets[i, missing] = flat[i][place[i, missing]]
-        return place, targets
-
-    def _next(self, count: int) -> list[int]:
-        while len(self.queue) < count:
-            self.queue = np.concatenate([self.queue, self.rng.permutation(self.usable)])
-        taken, self.queue = self.queue[:count], self.queue[count:]
-        return taken.tolist()

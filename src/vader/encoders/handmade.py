@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vader.encoders.dense import DenseEncoder, edge_padded
-from vader.models.network import STRIDE
-from vader.pretraining.health import raw_colour
+from vader.encoders.dense import DenseEncoder
+from vader.images.colour import raw_colour
+from vader.models.backbones import STRIDE
+from vader.models.padding import edge_padded
 
 ORIENTATIONS, BINS = 8, 4  # 4 x 4 bins of 8 orientations: 128 dimensions
 BIN = STRIDE  # pixels a side: a descriptor's patch is 16 px, as in SIFT flow (Liu et al. 2011)

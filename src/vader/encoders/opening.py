@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from vader.encoders.dense import DenseEncoder, await_fitting, edge_padded
+from vader.encoders.dense import DenseEncoder, await_fitting
 from vader.encoders.handmade import raw_colours, sift
 from vader.encoders.spec import Spec, parse, share_weights
 from vader.encoders.variants import normalisation, on_device, read_cnn
 from vader.encoders.weights import family_network, named_network
 from vader.errors import BadInput
-from vader.models.backbones import Transformer, backbone
+from vader.models.backbones import CNN, STRIDE, ViT, backbone
 from vader.models.checkpoint import find_model, load_model
 from vader.models.cost import fitting_decoder
-from vader.models.network import STRIDE, DenseNetwork, Encoder, Network, NetworkConfig, build
+from vader.models.network import DenseNetwork, Network, NetworkConfig, build
+from vader.models.padding import edge_padded
 
 
 def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | None = None) -> DenseEncoder:
@@ -82,7 +83,7 @@ def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
     if asked.kind == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            found: Encoder | Transformer = backbone(asked.name)
+            found: CNN | ViT = backbone(asked.name)
         facts = {"source": "random", "seed": 0, "loaded": None, "lineage": "random weights"}
     elif asked.kind in ("timm", "torchvision"):
         if asked.kind == "torchvision" and not asked.file:
@@ -90,7 +91,7 @@ def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
         found, facts = named_network(asked)
     else:
         found, facts = family_network(asked)
-    if isinstance(found, Encoder):
+    if isinstance(found, CNN):
         return read_cnn(found, variant or "hypercolumn", told, facts, device)
     return _read_transformer(found, variant, told, facts, device)
 
@@ -134,12 +135,12 @@ def _read_ours(
 
 
 def _read_transformer(
-    network: Transformer, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
+    network: ViT, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
 ) -> DenseEncoder:
     if variant not in (None, "last"):
         raise BadInput(f"{name}: expected @last of a transformer, which has one resolution, got @{variant}")
-    network = network.eval().to(device)
+    network, patch = network.eval().to(device), network.strides[-1]
     facts = {**facts, "network": network.name, "architecture": "transformer", "variant": "last"}
     facts |= normalisation(network)
-    read = on_device(lambda images: network(edge_padded(images, network.patch)).float(), device)
-    return DenseEncoder(name, network.patch, network.channels, read, facts=facts)
+    read = on_device(lambda images: network.levels(edge_padded(images, patch))[-1].float(), device)
+    return DenseEncoder(name, patch, network.channels[-1], read, facts=facts)

@@ -8,10 +8,8 @@ import mmap
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,8 @@ from vader.datasets.example import Example
 from vader.encoders import DenseEncoder
 from vader.encoders.features import Overflow, extract
 from vader.errors import BadInput
+from vader.runtime.progress import Progress
 
-EVERY = 5.0  # seconds between two lines of progress
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -228,29 +226,6 @@ class Maps(Sequence):
 
 
 # --- The pass over a set -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Progress:
-    """Says every few seconds how many pictures are done, how fast, and how long the rest will take."""
-
-    what: str
-    total: int
-    say: Callable[[str], None] | None = None
-
-    def __post_init__(self) -> None:
-        self.since = self.last = time.monotonic()
-        self.done = 0
-
-    def __call__(self, count: int) -> None:
-        """`count` pictures more."""
-        self.done += count
-        now = time.monotonic()
-        if self.say and (now - self.last >= EVERY or self.done >= self.total):
-            self.last = now
-            speed = self.done / max(now - self.since, 1e-9)
-            rest = f", {(self.total - self.done) / speed:.0f} s left" if self.done < self.total else ""
-            self.say(f"{self.what}: {self.done} of {self.total} pictures, {speed:.1f} images/s{rest}")
 
 
 def encode(

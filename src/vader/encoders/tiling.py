@@ -16,7 +16,7 @@ Axes: B images, C channels, D embedding, G groups, H W pixels, h w cells.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,23 +24,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from vader.encoders.dense import DenseEncoder
 from vader.errors import BadInput
-from vader.models.network import LEVEL_STRIDES
+from vader.models.backbones import LEVEL_STRIDES
 
 TILE = 1536  # pixels; images of no more than a tile's go whole, as 1920 x 1080 does
 OVERLAP = 384  # pixels: with 256 lines near the seams were wrong by 2 to 3 %, of tf_efficientnet_lite0
 BESIDE = 256  # pixels: overlap of the tiles that moments are gathered from, which are means over many cells
 PASSES = 3  # over these, for so many norms our decoder has above each other
 ALIGN = LEVEL_STRIDES[-1]  # tiles begin at whole cells of the coarsest level, so that these lie as the image's do
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What gives maps: a `DenseEncoder`."""
-
-    @property
-    def stride(self) -> int: ...
-    def embed(self, images: Tensor) -> Tensor: ...
 
 
 class Span(NamedTuple):
@@ -53,7 +45,7 @@ class Span(NamedTuple):
 
 
 def tiled(
-    encoder: Encoder, images: Float[Tensor, "B 3 H W"], tile: int | None = None, overlap: int = OVERLAP
+    encoder: DenseEncoder, images: Float[Tensor, "B 3 H W"], tile: int | None = None, overlap: int = OVERLAP
 ) -> Float[Tensor, "B D h w"]:
     """The encoder's L2-normalised maps, on the images' device, large images by tiles of `tile` px (None: chosen).
 

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vader.encoders.dense import DenseEncoder, mean_padded
+from vader.encoders.dense import DenseEncoder
 from vader.encoders.dilation import dilate
 from vader.encoders.spec import CNN_VARIANTS
 from vader.errors import BadInput
-from vader.models.network import LEVEL_STRIDES, STRIDE, Encoder, hypercolumn
+from vader.models.backbones import CNN, LEVEL_STRIDES, STRIDE
+from vader.models.network import hypercolumn
+from vader.models.padding import mean_padded
 
 COARSEST = LEVEL_STRIDES[-1]
 PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time; more leave its caches and take up to 1.4 times as long
 
 
-def read_cnn(
-    encoder: Encoder, variant: str, name: str, facts: dict[str, Any], device: str | torch.device
-) -> DenseEncoder:
+def read_cnn(encoder: CNN, variant: str, name: str, facts: dict[str, Any], device: str | torch.device) -> DenseEncoder:
     """The encoder's map as the variant has it:
 
     * `hypercolumn`: all levels, each L2-normalised, bilinearly brought to stride 4 and concatenated;
@@ -68,7 +68,7 @@ def normalisation(encoder: Any) -> dict[str, list[float]]:
     return {word: [round(float(v), 4) for v in getattr(encoder, word).flatten()] for word in ("mean", "std")}
 
 
-def _level(encoder: Encoder, images: Tensor, index: int, multiple: int, stride: int) -> Tensor:
+def _level(encoder: CNN, images: Tensor, index: int, multiple: int, stride: int) -> Tensor:
     """One level of the encoder, cropped to the images' own cells."""
     h, w = (-(-side // stride) for side in images.shape[2:])
     return encoder(mean_padded(images, multiple, encoder.mean))[index][..., :h, :w].float()

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from vader.encoders.spec import Spec
 from vader.errors import BadCheckpoint
-from vader.models.backbones import IMAGENET, Transformer, backbone, published_tensors, vit_of
-from vader.models.foreign import Report, initialise_encoder, load_into, read_foreign
-from vader.models.network import Encoder
+from vader.models.backbones import CNN, IMAGENET, ViT, backbone, published_tensors, vit_of
+from vader.models.foreign import LoadReport, initialise_encoder, load_into, read_foreign
 
 # Where each code base keeps the network that it hands on, the first that is there. A file of the query encoder alone
 # has no prefix.
@@ -42,7 +41,7 @@ RESNETS: dict[tuple[tuple[int, ...], bool, int], str] = {
 ADVICE = "check that the file is of this network"
 
 
-def named_network(spec: Spec) -> tuple[Encoder | Transformer, dict[str, Any]]:
+def named_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
     """The network of a `timm:` or `torchvision:` spec with its weights, and its facts.
 
     Raises BadInput for weights that cannot be had, BadCheckpoint for a file that does not fit.
@@ -54,7 +53,7 @@ def named_network(spec: Spec) -> tuple[Encoder | Transformer, dict[str, Any]]:
         tensors, source = published_tensors(spec.name)
         origin = {"file": None, "sha256": None, "lineage": source}
     told = str(spec.file or f"timm:{spec.name}")
-    if isinstance(network, Encoder):
+    if isinstance(network, CNN):
         report = initialise_encoder(network, tensors, told, advice=ADVICE)
     else:
         report = load_into(network.body, tensors, told, advice=ADVICE)
@@ -63,7 +62,7 @@ def named_network(spec: Spec) -> tuple[Encoder | Transformer, dict[str, Any]]:
     return network, {"source": spec.kind, "loaded": _counts(report), **origin}
 
 
-def family_network(spec: Spec) -> tuple[Encoder | Transformer, dict[str, Any]]:
+def family_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
     """The network in a file of MoCo, DenseCL, PixPro, DINO or DINOv2, and its facts; what it is, the shapes say.
 
     Raises BadInput for no file, BadCheckpoint for one of another making.
@@ -71,10 +70,10 @@ def family_network(spec: Spec) -> tuple[Encoder | Transformer, dict[str, Any]]:
     assert spec.file is not None
     tensors, told = read_foreign(spec.file), str(spec.file)
     prefix, kind = _find(spec, tensors)
-    network: Encoder | Transformer
+    network: CNN | ViT
     if kind == "resnet":
         network = backbone(_resnet_name(told, {n.removeprefix(prefix): t for n, t in tensors.items()}))
-        assert isinstance(network, Encoder)
+        assert isinstance(network, CNN)
         _normalise(network)
         report = initialise_encoder(network, tensors, told, prefix, advice=ADVICE)
     else:
@@ -112,13 +111,13 @@ def _resnet_name(told: str, tensors: Mapping[str, Tensor]) -> str:
     return RESNETS[counts, bottleneck, middle]
 
 
-def _normalise(network: Encoder | Transformer) -> None:
+def _normalise(network: CNN | ViT) -> None:
     """ImageNet's mean and deviation, which all these were trained with, whatever timm has for the network's name."""
     for buffer, values in zip((network.mean, network.std), IMAGENET, strict=True):
         buffer.copy_(torch.tensor(values).view(3, 1, 1))
 
 
-def _counts(report: Report) -> dict[str, int]:
+def _counts(report: LoadReport) -> dict[str, int]:
     return {"matched": len(report.matched), "missing": len(report.missing), "unused": len(report.unused)}
 
 

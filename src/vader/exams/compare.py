@@ -13,7 +13,7 @@ from vader.exams.results import difference_table, differences, resampled
 from vader.reports import report as reports
 from vader.reports.report import Report
 from vader.reports.tables import Row, Table
-from vader.runtime.processes import make_folder, write_atomic
+from vader.runtime.files import make_folder, write_atomic
 
 
 def compare(folders: Sequence[str | Path]) -> Report:

@@ -11,23 +11,16 @@ import numpy as np
 from vader.encoders import DenseEncoder, open_encoders
 from vader.encoders.store import Budget, parse_memory
 from vader.errors import BadInput
-from vader.exams.files import (
-    folder_names,
-    new_folder,
-    prediction_file,
-    write_depth,
-    write_labels,
-    write_pictures,
-)
+from vader.exams.files import folder_names, prediction_file, write_depth, write_labels, write_pictures
 from vader.exams.kinds import EXAMS, check_few, sit, try_out
-from vader.exams.labelled.linear import Keep, Plan
 from vader.exams.pages import make_report
-from vader.exams.plan import Material
+from vader.exams.plan import Keep, Material, Plan
 from vader.exams.protocols import constants, find_protocol
 from vader.exams.results import Result
 from vader.reports import report as reports
 from vader.reports.provenance import describe, peak_memory
 from vader.reports.report import Report
+from vader.runtime.files import new_folder
 from vader.runtime.processes import choose_device
 
 

@@ -3,18 +3,11 @@
 Axes: H W pixels.
 """
 
-import errno
-import fcntl
-import glob
 import io
-import os
 import re
-import shutil
-import signal
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,101 +17,10 @@ from vader.errors import BadInput
 from vader.exams.results import Result
 from vader.images.decode import decode_values
 from vader.images.encode import colour_map, palette_png, png
-from vader.runtime.processes import prepare_output, removed_if_empty, write_atomic
+from vader.runtime.files import write_atomic
 
 PICTURES = "pictures.npz"  # what each trial found in each picture: `Result.pictures`, by the encoder's number
 MILLIMETRES = 1000
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `out` when the block ends well, and is removed when it does not, SIGTERM included.
-
-    Raises BadInput for an `out` that is not empty. An OSError of a disk without room names `out`, unless it names
-    another place already.
-    """
-    out = Path(os.path.abspath(out))
-    with removed_if_empty(out), _terminable():
-        prepare_output(out)
-        temporary = out.with_name(f".{out.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        _remove_leftovers(out)
-        temporary.mkdir()
-        try:
-            with _locked(temporary):
-                yield temporary
-            temporary.replace(out)
-        except OSError as error:  # a write does not say where there is no room, an opening calls it by a hidden name
-            if error.errno in NO_ROOM and str(error.filename or temporary).startswith(str(temporary)):
-                error.filename = str(out)
-            raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Whether, within the block, this process alone has the folder's lock, which ends with the process however it dies.
-
-    False, too, on a file system that does not lock folders.
-    """
-    try:
-        number = os.open(folder, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
-    try:
-        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mine = True
-    except OSError:
-        mine = False
-    try:
-        yield mine
-    finally:
-        os.close(number)
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove what killed processes left of reports of this name.
-
-    A process of another machine, or of another container, has a number that says nothing here: its lock does.
-    """
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
-        number = path.name.rpartition(".")[2]
-        if path.name != f".{out.name}.{number}" or not re.fullmatch(r"[0-9]+", number) or _lives(int(number)):
-            continue
-        with _locked(path) as abandoned:
-            if abandoned and path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # somebody else's
-    return True
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within it, SIGTERM stops as Ctrl-C does."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt("terminated; no report was written")
-
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # signals can be caught in the main thread alone
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def folder_names(names: Sequence[str]) -> dict[str, str]:

@@ -17,17 +17,17 @@ from vader.exams.clips.pages import clip_pages
 from vader.exams.clips.protocols import ClipExam
 from vader.exams.labelled.clusters import ClustersProtocol
 from vader.exams.labelled.leopart import check_stride
-from vader.exams.labelled.linear import Keep, Plan, Sets, linear_depth, linear_segmentation
+from vader.exams.labelled.linear import Sets, linear_depth, linear_segmentation
 from vader.exams.labelled.neighbours import NeighboursProtocol
 from vader.exams.labelled.pages import class_charts, class_tables, example_groups
 from vader.exams.labelled.patchwise import clustered, nearest_neighbours, settled
+from vader.exams.labelled.protocols import BinnedDepth, LinearDepth, LinearSegmentation, SquareSegmentation
 from vader.exams.labelled.published import binned_depth, open_squares, square_segmentation
 from vader.exams.pairs.evaluation import match_pairs, pair_baselines
 from vader.exams.pairs.pages import pair_pages
 from vader.exams.pairs.protocols import KeypointsProtocol, PosedProtocol, ScenesProtocol, WarpProtocol
 from vader.exams.pairs.sets import open_pairs
-from vader.exams.plan import Material
-from vader.exams.protocols import BinnedDepth, LinearDepth, LinearSegmentation, SquareSegmentation
+from vader.exams.plan import Keep, Material, Plan
 from vader.exams.results import Result
 from vader.reports.report import Group
 from vader.reports.tables import Table

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from vader.encoders.features import LinearProbe, PixelDraw, ProbeConfig, Standard, fold, standard_of
 from vader.errors import BadInput
+from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, Standard, fold, standard_of
 
 HELD_OUT = 0.2  # of the training pictures, on which a sweep is scored
 RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # that a sweep tries

@@ -160,3 +160,13 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     result = images.clone()
     result[blurred] = rows.view(M, 3, H, W)
     return result
+
+
+def raw_colour(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
+    """Raw colour as an encoder at stride 4: the mean colour of each cell, put on a small cap of the sphere.
+
+    On it the most similar vector is the one of the nearest colour, so that the cosine compares colours by distance.
+    """
+    cells = F.avg_pool2d(images, 4, ceil_mode=True, count_include_pad=False)
+    flat = (cells - 0.5) * 0.1
+    return torch.cat([flat, (1 - flat.square().sum(1, keepdim=True)).sqrt()], 1)

@@ -4,7 +4,6 @@ Axes: B images, D embedding, H W pixels, h w cells.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,9 +19,11 @@ from vader.encoders.tiling import OVERLAP, by_tiles, check_tile, count_tiles, ti
 from vader.errors import BadInput, UnreadableImage
 from vader.images.decode import decode
 from vader.images.sources import Faults, ImageList
-from vader.models.network import MIN_SIDE, STRIDE, Network
-from vader.runtime.journal import clock
-from vader.runtime.processes import make_folder, write_atomic, write_json
+from vader.models.backbones import STRIDE
+from vader.models.network import Network
+from vader.models.padding import MIN_SIDE
+from vader.runtime.files import make_folder, write_atomic, write_json
+from vader.runtime.progress import clock
 
 PIXELS_A_BATCH = 512 * 512  # times --batch; larger images go fewer at a time, so memory does not follow their size
 
@@ -199,8 +200,3 @@ def _store(out: Path, images: ImageList, image: Decoded, one: np.ndarray) -> dic
         "name": name, "map": str(target.relative_to(out)), "shape": list(one.shape),
         "file_size": list(image.original), "embedded_size": [width, height],
     }  # fmt: skip
-
-
-def to_stderr(text: str) -> None:
-    """Progress for the person who waits."""
-    print(text, file=sys.stderr, flush=True)

@@ -23,17 +23,12 @@ from vader.inference.propagation import PropagationProtocol, Propagator, find_pr
 from vader.inference.propagation.clip import see
 from vader.inference.propagation.given import Given, check_objects, check_places, read_masks
 from vader.inference.propagation.pictures import FILM, GIF, MASKS, draw
-from vader.models.checkpoint import load_state, save_state, states
-from vader.models.network import MIN_SIDE
-from vader.runtime.processes import (
-    catch_interrupts,
-    choose_device,
-    make_folder,
-    remove_leftovers,
-    write_atomic,
-    write_json,
-)
+from vader.models.padding import MIN_SIDE
+from vader.runtime.files import make_folder, remove_leftovers, write_atomic, write_json
+from vader.runtime.interrupts import catch_interrupts
+from vader.runtime.processes import choose_device
 from vader.runtime.progress import Told
+from vader.runtime.states import load_state, save_state, states
 
 FORMAT = 1
 BEGUN, DONE = "begun.json", "propagate.json"

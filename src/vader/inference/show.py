@@ -22,7 +22,7 @@ from vader.images.decode import decode
 from vader.images.geometry import cell_centres, read_at, read_cells
 from vader.images.sources import ImageList
 from vader.inference.embed import resize_short_side
-from vader.models.network import STRIDE
+from vader.models.backbones import STRIDE
 from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
 from vader.reports import draw
 

@@ -1,10 +1,10 @@
-"""Networks by timm's names: CNNs with four levels, plain vision transformers, and their published weights.
+"""Backbones by timm's names, CNNs and plain vision transformers behind one interface, and their published weights.
 
-Axes: B images, C channels, H W pixels, h w patches.
+Axes: B images, C channels, H W pixels, h w cells of a level.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -15,32 +15,92 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vader.errors import BadCheckpoint, BadInput
-from vader.models.network import Encoder
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+STRIDE = 4  # of the dense map
+LEVEL_STRIDES = (4, 8, 16, 32)  # of a CNN
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of the three channels
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HEAD_WIDTH = 64  # channels of an attention head in every ViT from Ti to g
 ONE_LINE = 200  # characters of what a library says
 
 
-class Transformer(nn.Module):
-    """A plain vision transformer giving its patches' tokens after the last block and norm, at stride `patch`."""
+class Backbone(nn.Module):
+    """What a dense encoder stands on: images in [0, 1] -> maps at several strides.
 
+    `strides` (in pixels) and `channels` have one entry a level, finest first; sides of images must be multiples of the
+    largest stride. It normalises its input by its own `mean` and `std`, buffers of shape (3, 1, 1). `body` is timm's
+    network.
+    """
+
+    body: Any
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, body: Any, patch: int, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, name: str, strides: Sequence[int], channels: Sequence[int], normalisation: Normalisation
+    ) -> None:
         super().__init__()
-        self.name, self.body, self.patch, self.channels = name, body, patch, int(body.embed_dim)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.name, self.strides, self.channels = name, tuple(strides), list(channels)
+        for word, values in zip(("mean", "std"), normalisation, strict=True):
+            self.register_buffer(word, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """The tokens of images whose sides are multiples of the patch; position embeddings are interpolated."""
+    def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """The maps (B, C, h, w) of all levels, finest first."""
+        raise NotImplementedError  # a subclass's
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """`levels`."""
+        return self.levels(images)
+
+
+class CNN(Backbone):
+    """A timm CNN with its levels at strides 4, 8, 16 and 32.
+
+    Raises BadInput for a name that timm does not know or a network without these levels.
+    """
+
+    def __init__(self, name: str) -> None:
+        try:
+            body: Any = timm.create_model(name, features_only=True, pretrained=False)
+        except Exception as error:  # timm raises RuntimeError, AssertionError and others, by family
+            raise BadInput(
+                f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, got {name!r} ({error}); "
+                "timm.list_models() lists the names"
+            ) from None
+        strides = list(body.feature_info.reduction())
+        if missing := set(LEVEL_STRIDES) - set(strides):
+            raise BadInput(
+                f"encoder {name!r} has strides {strides}; {sorted(missing)} are missing. Use a CNN that has them"
+            )
+        places = [strides.index(s) for s in LEVEL_STRIDES]
+        super().__init__(name, LEVEL_STRIDES, [body.feature_info.channels()[i] for i in places], _normalisation(name))
+        self.body, self.places = body, places
+
+    def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """The four maps of images whose sides are multiples of 32."""
+        maps = self.body((images - self.mean) / self.std)
+        return [maps[i] for i in self.places]
+
+
+class ViT(Backbone):
+    """A plain vision transformer with one level: its patches' tokens after the last block and norm."""
+
+    def __init__(self, name: str, body: Any, patch: int, normalisation: Normalisation) -> None:
+        super().__init__(name, [patch], [int(body.embed_dim)], normalisation)
+        self.body = body
+
+    def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
+        """One map, of images whose sides are multiples of the patch; position embeddings are interpolated."""
         pixels = (images - self.mean) / self.std
-        return self.body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True)[0]
+        return list(self.body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True))
 
 
-def backbone(name: str) -> Encoder | Transformer:
+def _normalisation(name: str) -> Normalisation:
+    known = timm.get_pretrained_cfg(name)
+    return (known.mean, known.std) if known else IMAGENET
+
+
+def backbone(name: str) -> CNN | ViT:
     """The network of a timm name with random weights from torch's global generator.
 
     Raises BadInput for a name that timm does not know and for networks that are neither a CNN with levels at strides
@@ -48,7 +108,7 @@ def backbone(name: str) -> Encoder | Transformer:
     """
     state = torch.get_rng_state()
     try:
-        return Encoder(name)
+        return CNN(name)
     except BadInput:
         torch.set_rng_state(state)
         if not timm.is_model(name.split(".")[0]) or (found := _transformer(name)) is None:
@@ -56,7 +116,7 @@ def backbone(name: str) -> Encoder | Transformer:
         return found
 
 
-def _transformer(name: str) -> Transformer | None:
+def _transformer(name: str) -> ViT | None:
     try:
         body: Any = timm.create_model(name, pretrained=False, num_classes=0, dynamic_img_size=True)
         patch = body.patch_embed.patch_size
@@ -64,9 +124,7 @@ def _transformer(name: str) -> Transformer | None:
         assert body.blocks is not None and body.forward_intermediates is not None  # noqa: PT018
     except (TypeError, AttributeError, AssertionError, RuntimeError, ValueError):
         return None
-    known = timm.get_pretrained_cfg(name)
-    mean, std = (known.mean, known.std) if known else IMAGENET
-    return Transformer(name, body, patch[0], mean, std)
+    return ViT(name, body, patch[0], _normalisation(name))
 
 
 def published_tensors(name: str) -> tuple[dict[str, Tensor], str]:
@@ -87,7 +145,7 @@ def published_tensors(name: str) -> tuple[dict[str, Tensor], str]:
     return dict(model.state_dict()), f"timm, {source}"
 
 
-def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[Transformer, dict[str, Tensor]]:
+def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[ViT, dict[str, Tensor]]:
     """The transformer whose shape a DINO or DINOv2 file has, and the file's tensors under timm's names.
 
     Width, depth, patch, registers, layer scale and SwiGLU are read off the shapes. The weights are not yet loaded.
@@ -118,7 +176,7 @@ def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[Transformer, dict[
         img_size=grid * patch, patch_size=patch, embed_dim=width, depth=depth, num_heads=width // HEAD_WIDTH,
         mlp_ratio=(hidden + 0.5) / width, num_classes=0, dynamic_img_size=True, **options,
     )  # fmt: skip
-    return Transformer(f"vit {width}/{patch}, {depth} blocks", body, patch, *IMAGENET), renamed
+    return ViT(f"vit {width}/{patch}, {depth} blocks", body, patch, IMAGENET), renamed
 
 
 def _timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

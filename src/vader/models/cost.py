@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vader.models.network import DenseNetwork, Encoder, Network, NetworkConfig
+from vader.models.backbones import CNN
+from vader.models.network import DenseNetwork, Network, NetworkConfig
 
 
 def is_depthwise(encoder: str) -> bool:
@@ -15,7 +16,7 @@ def is_depthwise(encoder: str) -> bool:
     Measured with tf_efficientnet_lite0 at 96 px, batch 32, two cores with bf16 units: 59 pairs a second in fp32, 49 in
     bf16; ResNet-10-t: 65 and 117.
     """
-    spatial = [m for m in Encoder(encoder).modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    spatial = [m for m in CNN(encoder).modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     return sum(m.groups > 1 for m in spatial) > len(spatial) / 2
 
 

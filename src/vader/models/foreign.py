@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from vader.errors import BadCheckpoint
+from vader.models.backbones import CNN
 from vader.models.checkpoint import read_tensors
-from vader.models.network import Encoder, Network
+from vader.models.network import Network
 
 ADVICE = "check --encoder, or allow names with --set 'allow_missing=[\"PATTERN\"]'"
 
@@ -35,7 +36,7 @@ PREFIXES = (
 
 
 @dataclass(frozen=True)
-class Report:
+class LoadReport:
     """How a weight file fitted: our names that matched or are missing, the file's names that were not used."""
 
     source: str
@@ -53,7 +54,7 @@ class Report:
         return text
 
 
-def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()) -> Report:
+def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()) -> LoadReport:
     """Load a weight file into a network's encoder, or into all of it if the file is a vader model of the same shape.
 
     `allow_missing` are patterns (regular expressions) of our names that the file need not have. Raises BadCheckpoint
@@ -67,13 +68,13 @@ def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()
 
 
 def initialise_encoder(
-    encoder: Encoder,
+    encoder: CNN,
     tensors: Mapping[str, Tensor],
     source: str,
     prefix: str | None = None,
     allow_missing: tuple[str, ...] = (),
     advice: str = ADVICE,
-) -> Report:
+) -> LoadReport:
     """Load named tensors into an encoder, those under `prefix`, or under the known one that fits most names.
 
     Raises BadCheckpoint as `initialise` does, its message ending in `advice`.
@@ -124,7 +125,7 @@ def load_into(
     others: tuple[str, ...] = (),
     allow_missing: tuple[str, ...] = (),
     advice: str = ADVICE,
-) -> Report:
+) -> LoadReport:
     """Load tensors under the module's own names; `prefix` is what was cut from them, `others` the file's other names.
 
     Raises BadCheckpoint, with the report and `advice`, for missing names, other shapes or a larger network's file.
@@ -135,7 +136,7 @@ def load_into(
     wanted = [name for name in ours if not name.endswith("num_batches_tracked")]
     missing = tuple(name for name in wanted if name not in tensors)
     unused = (*(prefix + name for name in tensors if name not in ours), *others)
-    report = Report(source, prefix, tuple(n for n in wanted if n in tensors), missing, unused)
+    report = LoadReport(source, prefix, tuple(n for n in wanted if n in tensors), missing, unused)
     if differing:
         name = differing[0]
         raise BadCheckpoint(

@@ -7,18 +7,14 @@ encoder's normalisation.
 import math
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from vader.errors import BadInput
-
-STRIDE = 4  # of the dense map
-LEVEL_STRIDES = (4, 8, 16, 32)
-MIN_SIDE = 32  # pixels; below it the coarsest level would hold nothing but padding
+from vader.models.backbones import CNN, LEVEL_STRIDES, STRIDE
+from vader.models.padding import mean_padded
 
 
 class NetworkConfig(BaseModel):
@@ -36,46 +32,6 @@ class NetworkConfig(BaseModel):
     pyramid_width: int = Field(256, ge=8)
     decoder_width: int = Field(128, ge=8)
     pyramid_outputs: bool = True
-
-
-class Encoder(nn.Module):
-    """A timm CNN giving its levels at strides 4, 8, 16 and 32, normalising its input itself.
-
-    Raises BadInput for a name that timm does not know or a network without these levels.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        try:
-            self.body = timm.create_model(name, features_only=True, pretrained=False)
-        except Exception as error:  # timm raises RuntimeError, AssertionError and others, by family
-            raise BadInput(
-                f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, got {name!r} ({error}); "
-                "timm.list_models() lists the names"
-            ) from None
-        info: Any = self.body.feature_info
-        strides = list(info.reduction())
-        missing = set(LEVEL_STRIDES) - set(strides)
-        if missing:
-            raise BadInput(
-                f"encoder {name!r} has strides {strides}; {sorted(missing)} are missing. Use a CNN that has them"
-            )
-        self.name = name
-        self.levels = [strides.index(s) for s in LEVEL_STRIDES]
-        self.channels = [info.channels()[i] for i in self.levels]
-        pretrained = timm.get_pretrained_cfg(name)
-        mean = pretrained.mean if pretrained else (0.485, 0.456, 0.406)
-        std = pretrained.std if pretrained else (0.229, 0.224, 0.225)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The four levels, finest first, of images whose sides are multiples of 32."""
-        maps = self.body((images - self.mean) / self.std)
-        return [maps[i] for i in self.levels]
 
 
 class Pyramid(nn.Module):
@@ -137,7 +93,7 @@ class DenseNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config, self.card = config, {}
-        self.encoder = Encoder(config.encoder)
+        self.encoder = CNN(config.encoder)
         self.pyramid = Pyramid(self.encoder.channels, config.pyramid_width, config.pyramid_outputs)
         self.decoder = Decoder(config.pyramid_width, config.decoder_width, config.dim)
 
@@ -148,7 +104,7 @@ class DenseNetwork(nn.Module):
         convolutions themselves pad with) and the result is cropped, so that cell centres stay where they are.
         """
         h, w = (-(-side // STRIDE) for side in images.shape[2:])
-        levels = self.encoder(_pad(images, self.encoder.mean))
+        levels = self.encoder(mean_padded(images, LEVEL_STRIDES[-1], self.encoder.mean))
         return self.decoder(self.pyramid(levels))[..., :h, :w].float()
 
     features = forward
@@ -170,7 +126,7 @@ class ImageNetwork(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config, self.card = config, {}
-        self.encoder = Encoder(config.encoder)
+        self.encoder = CNN(config.encoder)
         width = self.encoder.channels[-1]
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, config.dim))
 
@@ -195,25 +151,13 @@ def build(config: NetworkConfig) -> Network:
     return DenseNetwork(config) if config.kind == "dense" else ImageNetwork(config)
 
 
-def hypercolumn(encoder: Encoder, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
+def hypercolumn(encoder: CNN, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
     """All levels of an encoder, each L2-normalised, bilinearly brought to stride 4 and concatenated."""
     h, w = (-(-side // STRIDE) for side in images.shape[2:])
-    levels = encoder(_pad(images, encoder.mean))
+    levels = encoder(mean_padded(images, LEVEL_STRIDES[-1], encoder.mean))
     size = levels[0].shape[2:]
     maps = [F.interpolate(F.normalize(x.float(), dim=1), size=size, mode="bilinear") for x in levels]
     return torch.cat(maps, 1)[..., :h, :w]
-
-
-def _pad(images: Tensor, mean: Tensor) -> Tensor:
-    H, W = images.shape[2:]
-    if min(H, W) < MIN_SIDE:
-        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {H}x{W}; enlarge them first")
-    bottom, right = -H % 32, -W % 32
-    if not (bottom or right):
-        return images
-    padded = mean.expand(*images.shape[:2], H + bottom, W + right).to(images.dtype).clone()
-    padded[..., :H, :W] = images
-    return padded
 
 
 def _groups(width: int) -> int:

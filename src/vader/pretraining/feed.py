@@ -15,7 +15,7 @@ from ctypes import c_bool
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from vader.images.colour import paint, paint_batch
 from vader.images.decode import decode
 from vader.images.sources import Faults, ImageList
 from vader.images.warp import BILINEAR_LIMIT, warp_batch
+from vader.pretraining.config import FeedConfig
 from vader.pretraining.views import Pair, ViewConfig, choose_matches, draw_pair, generator, render
 
 MIN_IMAGE_SIDE = 32  # pixels; smaller pictures are icons and thumbnails, and give 32 shared cells by chance at best
@@ -45,20 +46,6 @@ class Batch:
     points: Tensor
     images: Tensor
     faults: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class FeedConfig:
-    """What a feed needs to know beside the images: see `PretrainConfig` for the meanings."""
-
-    views: ViewConfig
-    batch: int
-    points: int
-    stride: int
-    seed: int
-    workers: int
-    finish: Literal["worker", "device"] = "worker"  # where colours are changed
-    hold: Literal["nothing", "memory", "device"] = "nothing"  # decoded images
 
 
 def shortest_side(config: ViewConfig) -> int:

@@ -2,21 +2,19 @@
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from vader.models.batchnorm import use_virtual_groups
-from vader.models.checkpoint import flatten_optimizer, under_prefix, unflatten_optimizer, with_prefix
-from vader.models.foreign import Report, initialise
+from vader.models.foreign import LoadReport, initialise
 from vader.models.network import Network, build
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import Queue
 from vader.runtime.processes import python_random_state, random_tensors, restore_random, seed_everything
-
-if TYPE_CHECKING:
-    from vader.pretraining.pretrain import PretrainConfig
+from vader.runtime.states import flatten_optimizer, under_prefix, unflatten_optimizer, with_prefix
 
 
 class Learner:
@@ -26,11 +24,11 @@ class Learner:
     `teacher` follows it and never gets a gradient.
     """
 
-    def __init__(self, config: "PretrainConfig", fabric: Fabric) -> None:
+    def __init__(self, config: PretrainConfig, fabric: Fabric) -> None:
         self.fabric = fabric
         seed_everything(config.seed)
         self.network: Network = build(config.network)
-        self.report: Report | None = None
+        self.report: LoadReport | None = None
         if config.init is not None:
             self.report = initialise(self.network, config.init, config.allow_missing)
         self.network.to(fabric.device).to(memory_format=torch.channels_last)
@@ -111,7 +109,7 @@ class Learner:
         restore_random(under_prefix("random", tensors), record["random"])
 
 
-def _optimizer(config: "PretrainConfig", network: Network) -> torch.optim.Optimizer:
+def _optimizer(config: PretrainConfig, network: Network) -> torch.optim.Optimizer:
     """Two rates, one for the encoder, one for what stands on it; decay on every parameter, as MoCo has it."""
     encoder = [p for p in network.encoder.parameters() if p.requires_grad]
     own = {id(p) for p in network.encoder.parameters()}

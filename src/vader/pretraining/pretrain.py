@@ -6,106 +6,23 @@ Axes: B images of this process, P matched points an image, D embedding, h w cell
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from vader.errors import DivergedRun
 from vader.images.geometry import read_at, read_cells
-from vader.models.network import STRIDE, Network, NetworkConfig
+from vader.models.backbones import STRIDE
+from vader.models.network import Network
+from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import Contrast, choose_enqueued, farther_than, info_nce, update_teacher
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
 from vader.pretraining.run import Run
-from vader.pretraining.views import ViewConfig
-from vader.runtime.processes import catch_interrupts, everyone_agrees, gather, removed_if_empty
-
-
-class PretrainConfig(BaseModel):
-    """Everything that determines a run. `vader.recipes` returns whole ones; the paper's constants are the defaults."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    images: Path
-    out: Path
-    objective: Literal["vader", "moco"] = "vader"
-    steps: int = Field(ge=1)
-    seed: int = Field(0, ge=0)
-
-    network: NetworkConfig = NetworkConfig()
-    init: Path | None = None  # weights to start from
-    allow_missing: tuple[str, ...] = ()  # patterns of names that `init` need not have
-    freeze_encoder: bool = False
-
-    views: ViewConfig = ViewConfig()
-    batch: int = Field(128, ge=1)  # pairs a step, over all processes
-    points: int = Field(32, ge=1)  # matched pixels an image
-    read: Literal["bilinear", "nearest"] = "bilinear"  # of keys at their points
-
-    temperature: float = Field(0.07, gt=0)
-    factor: float = Field(10.0, gt=0)  # multiplies the loss
-    queue: int = Field(65_536, ge=1)
-    enqueue: Literal["all", "pooled"] | int = "all"  # or so many keys an image
-    skip_own: bool = False  # keys of the same image in the queue are no negatives
-    within_image: float | None = Field(None, gt=0)  # the image's own keys beyond so many pixels are negatives
-    momentum: float = Field(0.999, ge=0, le=1)  # of the teacher
-    bn_groups: int = Field(4, ge=1)  # virtual groups of batch norm; 1 switches shuffling off on one device
-
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr_encoder: float = Field(3e-7, ge=0)
-    lr_decoder: float = Field(3e-3, ge=0)  # of all that stands on the encoder
-    sgd_momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = Field(0, ge=0)
-    clip_grad: float | None = Field(None, gt=0)  # of the whole gradient's norm
-    max_failures: int = Field(10, ge=1)  # steps with NaN or inf in a row that stop the run
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    precision: Literal["fp32", "bf16"] = "fp32"
-    devices: int = Field(1, ge=1)  # processes a node
-    nodes: int = Field(1, ge=1)
-    compile: bool = False
-    workers: int = Field(2, ge=0)
-    finish: Literal["worker", "device"] = "worker"  # where colours are changed
-    hold: Literal["nothing", "memory", "device"] = "nothing"  # decoded images
-    max_bad_share: float = Field(0.1, ge=0, le=1)  # of unreadable files; above it the run stops
-
-    held_out: int = Field(128, ge=1)  # images for the exam
-    log_every: int = Field(20, ge=1)
-    exam_every: int = Field(500, ge=1)
-    save_every: int = Field(500, ge=1)
-    keep: int = Field(2, ge=1)  # saved states
-    on_collapse: Literal["warn", "stop"] = "warn"
-    tensorboard: bool = False
-
-    @field_validator("images", "init")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        """A run may be resumed from another folder than it was started in."""
-        return path and path.absolute()
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> "PretrainConfig":
-        """Refuse settings that contradict each other."""
-        kind = {"vader": "dense", "moco": "image"}[self.objective]
-        processes = self.devices * self.nodes
-        conflicts = {
-            f"objective {self.objective!r} needs network.kind {kind!r}": self.network.kind != kind,
-            f"batch {self.batch} must be a multiple of {processes} processes x {self.bn_groups} bn_groups":
-                self.batch % (processes * self.bn_groups) != 0,
-            "hold='device' draws no elastic views; use hold='memory'": self.hold == "device" and self.views.elastic > 0,
-            "enqueue takes 1 key an image or more": isinstance(self.enqueue, int) and self.enqueue < 1,
-            "objective 'moco' has one key an image: within_image does not apply":
-                self.objective == "moco" and self.within_image is not None,
-        }  # fmt: skip
-        for conflict, holds in conflicts.items():
-            if holds:
-                raise ValueError(conflict)
-        return self
+from vader.runtime.files import removed_if_empty
+from vader.runtime.interrupts import catch_interrupts
+from vader.runtime.processes import everyone_agrees, gather
 
 
 def rate(config: PretrainConfig, step: int, steps: int) -> float:

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from vader.models.backbones import STRIDE
 from vader.models.cost import fitting_decoder
-from vader.models.network import STRIDE, NetworkConfig
-from vader.pretraining.pretrain import PretrainConfig
+from vader.models.network import NetworkConfig
+from vader.pretraining.config import PretrainConfig
 
 RecipeName = Literal["quick", "default", "paper"]
 

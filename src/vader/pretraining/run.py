@@ -6,56 +6,38 @@ The loop in `pretrain.py` says when; this says what is written where.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vader.errors import BadInput, DivergedRun, UnreadableImage
+from vader.images import colour
 from vader.images.sources import Faults, ImageList, list_images
-from vader.models.checkpoint import SCHEMA, load_state, save_model, save_state, states, write_tensors
+from vader.models.backbones import STRIDE
+from vader.models.checkpoint import save_model
 from vader.models.cost import cost
-from vader.models.network import STRIDE, Network, hypercolumn
-from vader.pretraining import health
-from vader.pretraining.feed import (
-    Batch,
-    Feed,
-    FeedConfig,
-    Pairs,
-    read_image,
-    refuse_unusable,
-    shortest_side,
-    split,
-)
+from vader.models.network import Network, hypercolumn
+from vader.pretraining import health, match_exam
+from vader.pretraining.config import FeedConfig, PretrainConfig
+from vader.pretraining.feed import Batch, Feed, Pairs, read_image, refuse_unusable, shortest_side, split
 from vader.pretraining.learner import Learner
+from vader.runtime.files import atomic_folder, prepare_output, remove_leftovers, write_json
 from vader.runtime.journal import Journal, read_metrics
-from vader.runtime.processes import (
-    atomic_folder,
-    average,
-    describe_machine,
-    gather,
-    gather_lists,
-    is_first_process,
-    prepare_output,
-    remove_leftovers,
-    start_fabric,
-    write_json,
-)
-
-if TYPE_CHECKING:
-    from vader.pretraining.pretrain import PretrainConfig
+from vader.runtime.processes import average, describe_machine, gather, gather_lists, is_first_process, start_fabric
+from vader.runtime.states import SCHEMA, load_state, save_state, states, write_tensors
 
 
 @dataclass
 class Run:
     """The run's parts, and what it has found out so far."""
 
-    config: "PretrainConfig"
+    config: PretrainConfig
     learner: Learner
     journal: Journal
     feed: Feed
-    exams: dict[str, health.Exam]  # 'match' (geometry and colour) and 'geometry'
+    exams: dict[str, match_exam.MatchExam]  # 'match' (geometry and colour) and 'geometry'
     faults: Faults
     steps: int
     first_step: int = 0
@@ -68,7 +50,7 @@ class Run:
     # --- Opening ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, config: "PretrainConfig", *, resume: bool, extend: int, quiet: bool) -> "Run":
+    def open(cls, config: PretrainConfig, *, resume: bool, extend: int, quiet: bool) -> "Run":
         """Check everything that can be checked, build the parts, and take up a saved state if there is one to take."""
         state = load_state(config.out) if resume else None
         images = list_images(config.images)
@@ -226,11 +208,11 @@ class Run:
         """The match exam and the statistics of the student; keeps the model if it is the best so far."""
         since = self.journal.pause()
         exam, device = self.exams["match"], self.learner.fabric.device
-        maps = health.embed_exam(self.learner.embed, exam, device)
+        maps = match_exam.embed_exam(self.learner.embed, exam, device)
         if not all(bool(one.isfinite().all()) for one in maps):
             self.journal.warn(f"exam after step {done}: left out, the embeddings are NaN or inf")
             return
-        scores = health.match_scores(*maps, exam)
+        scores = match_exam.match_scores(*maps, exam)
         if done == 0:
             self._baselines(scores)
         told = {"match": float(scores.mean()), **health.statistics(*maps, exam)}
@@ -263,8 +245,8 @@ class Run:
             return maps
 
         self.scores["start"] = start
-        self.scores["hypercolumn"] = health.match_scores(*health.embed_exam(columns, exam, device), exam)
-        self.scores["raw_colour"] = health.match_scores(*health.embed_exam(health.raw_colour, exam, device), exam)
+        for name, embed in (("hypercolumn", columns), ("raw_colour", colour.raw_colour)):
+            self.scores[name] = match_exam.match_scores(*match_exam.embed_exam(embed, exam, device), exam)
 
     def _guard(self, metrics: dict[str, float]) -> None:
         trouble = health.diagnose(metrics, self.config.network.dim)
@@ -311,13 +293,13 @@ class Run:
         self._write_model("last", self.steps)
         verdict = health.judge(self.scores["best"], self.scores["start"])
         exam = self.exams["geometry"]
-        maps = health.embed_exam(self.learner.embed, exam, self.learner.fabric.device)
+        maps = match_exam.embed_exam(self.learner.embed, exam, self.learner.fabric.device)
         self.record["verdict"] = {
             **vars(verdict), "text": str(verdict), "best_step": self.best_step,
             "best_chosen_on": "the images it is judged on",
         }  # fmt: skip
         self.record["scores"] = {name: float(values.mean()) for name, values in self.scores.items()}
-        self.record["scores"]["geometry_only_last"] = float(health.match_scores(*maps, exam).mean())
+        self.record["scores"]["geometry_only_last"] = float(match_exam.match_scores(*maps, exam).mean())
         self.record["scores"]["chance"] = self.exams["match"].chance
         self.record["skipped"] = self.faults.as_json()
         self._write_record()
@@ -372,8 +354,8 @@ class Run:
 
 
 def _exams(
-    images: ImageList, held_out: np.ndarray, config: "PretrainConfig", faults: Faults
-) -> tuple[dict[str, health.Exam], list[int]]:
+    images: ImageList, held_out: np.ndarray, config: PretrainConfig, faults: Faults
+) -> tuple[dict[str, match_exam.MatchExam], list[int]]:
     pixels, kept = [], []
     for index in held_out[: config.held_out]:
         try:
@@ -385,13 +367,13 @@ def _exams(
         first = faults.as_json()[0]
         raise BadInput(f"none of {len(held_out)} images could be used; the first: {first['name']}: {first['reason']}")
     exams = {
-        name: health.make_exam(iter(pixels), config.views, STRIDE, colour=name == "match")
+        name: match_exam.make_exam(iter(pixels), config.views, STRIDE, colour=name == "match")
         for name in ("match", "geometry")
     }
     return exams, kept
 
 
-def _feed_config(config: "PretrainConfig") -> FeedConfig:
+def _feed_config(config: PretrainConfig) -> FeedConfig:
     return FeedConfig(
         views=config.views, batch=config.batch, points=config.points, stride=STRIDE, seed=config.seed,
         workers=config.workers, finish=config.finish, hold=config.hold,

@@ -17,7 +17,7 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from vader.errors import BadInput
 from vader.reports.tables import DASH, Part, Table, cell_text, literal, to_markdown
-from vader.runtime.processes import make_folder, write_atomic, write_json
+from vader.runtime.files import make_folder, write_atomic, write_json
 
 FORMAT = 1  # of report.json; a reader of another format refuses it
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from vader.errors import MissingExtra
-from vader.runtime.processes import write_atomic
+from vader.runtime.files import write_atomic
+from vader.runtime.progress import clock
 
 
 class Journal:
@@ -96,12 +97,6 @@ class Journal:
     def skip(self, since: float) -> None:
         """Leave the time since `since` out of the window's speed."""
         self.since += time.monotonic() - since
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    minutes, second = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

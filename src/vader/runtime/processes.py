@@ -3,19 +3,12 @@
 Everything that concerns more than one process goes through here, so that the rest is written once for any number.
 """
 
-import json
 import logging
 import os
 import platform
 import random
-import re
-import shutil
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -146,150 +139,7 @@ def restore_random(tensors: Mapping[str, Tensor], python: list[Any]) -> None:
 # --- Interrupts ----------------------------------------------------------------------------------------------------
 
 
-class Interrupts:
-    """Remembers SIGINT and SIGTERM, so that a loop can finish its step and save. A second SIGINT ends at once."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-
-
-@contextmanager
-def catch_interrupts() -> Iterator[Interrupts]:
-    """Within it, interrupts are remembered instead of raised; outside the main thread nothing is caught.
-
-    One that came before, to a handler that remembers (`cli.interrupts.Ear`, or a block around this one), counts: its
-    KeyboardInterrupt was lost on its way up, or the block could not yet ask.
-    """
-    interrupts, before = Interrupts(), {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, interrupts._remember)
-    except ValueError:  # signals can be caught in the main thread alone
-        pass
-    for handler in before.values():
-        earlier = getattr(getattr(handler, "__self__", handler), "received", None)
-        interrupts.received = earlier if interrupts.received is None else interrupts.received
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-            outer = getattr(handler, "__self__", None)  # of a block around this one, which must hear of it, too
-            if isinstance(outer, Interrupts) and interrupts.received == number:
-                outer.received = number
-
-
 # --- Files ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def removed_if_empty(folder: Path) -> Iterator[None]:
-    """A folder that is not there yet and that a failing block leaves empty is removed again."""
-    there = folder.exists()
-    try:
-        yield
-    except BaseException:
-        if not there:
-            with suppress(OSError):  # it is not empty, or never was made
-                folder.rmdir()
-        raise
-
-
-def prepare_output(folder: Path, argument: str = "--out") -> None:
-    """Make an empty output folder, or raise BadInput saying why the argument's cannot be one."""
-    with suppress(OSError):  # a folder that may not be read, a name too long: `make_folder` says so
-        if folder.exists() and not folder.is_dir():
-            raise BadInput(f"{argument}: expected a folder, {folder} is a file; choose another name")
-        if folder.is_dir() and any(folder.iterdir()):
-            raise BadInput(
-                f"{argument}: expected a new or empty folder, {folder} is not empty; choose another or remove it"
-            )
-    make_folder(folder, argument)
-
-
-def make_folder(folder: Path, argument: str = "--out") -> None:
-    """Make a folder unless it is there, or raise BadInput if it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise BadInput(f"{argument}: cannot write to {folder} ({error.strerror}); choose another place") from None
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that its name shows the old content or the whole new one, even if the machine stops."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        if isinstance(error, OSError):  # a full disk does not say where it is full
-            error.filename = str(path)
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON."""
-    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # Bytes of file names that are no UTF-8 are lone surrogates here; their backslash form is JSON's own escape.
-    write_atomic(path, text.encode("utf-8", "backslashreplace"))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames within a folder last."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill; it gets its final name only when the block ends well, and its files are on disk by then."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(temporary)
-        if folder.exists():
-            remove_folder(folder)
-        temporary.replace(folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def remove_folder(folder: Path) -> None:
-    """Delete a folder; a stop half-way leaves a hidden rest, never half a folder under its name."""
-    hidden = folder.with_name(f".old-{folder.name}.{os.getpid()}")
-    folder.replace(hidden)
-    shutil.rmtree(hidden)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed process left in a folder."""
-    for path in folder.glob(".*"):
-        if re.fullmatch(r"\..+\.\d+", path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def describe_machine() -> dict[str, Any]:

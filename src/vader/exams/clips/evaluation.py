@@ -20,16 +20,17 @@ from vader.datasets.davis import DavisClip, davis_year, labelled_frames, open_da
 from vader.datasets.example import LabelledSet
 from vader.datasets.opening import open_labelled
 from vader.encoders import DenseEncoder
-from vader.encoders.store import Progress
 from vader.errors import BadInput
 from vader.exams.clips.protocols import ClipExam
 from vader.exams.clips.scores import ClipScore, davis_scores, score_frames
-from vader.exams.labelled.linear import ACCURACY, MIOU, Keep, Plan
+from vader.exams.labelled.linear import ACCURACY, MIOU
 from vader.exams.labelled.segmentation import count_hits
+from vader.exams.plan import Keep, Plan
 from vader.exams.results import Measure, Result
 from vader.inference.propagation import Propagator
 from vader.inference.propagation.clip import see
 from vader.reports.metrics import VOID, confusion, pixel_accuracy
+from vader.runtime.progress import Progress
 
 FITTED = 64  # frames that a PCA or a mean is fitted on, spread evenly over all clips: 65,000 cells
 COPIED = "first mask copied"

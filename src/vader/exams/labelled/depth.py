@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vader.encoders.features import LinearProbe, PixelDraw, ProbeConfig, check_set, full_size
 from vader.errors import BadInput
 from vader.finetuning.heads import RATES, Draws, Picked, hold_out, learn, stacked
+from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, check_set, full_size
 from vader.reports.metrics import depth_errors
 
 RIDGE = 1e-3  # beside correlations, whose diagonal is 1

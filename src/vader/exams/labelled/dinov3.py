@@ -22,13 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
-from vader.encoders.features import LinearProbe, full_size
-from vader.encoders.store import Progress, encode
+from vader.encoders.store import encode
 from vader.errors import BadInput
 from vader.exams.labelled.depth import Crop, DepthScore, count_pixels, inside, is_valid, score_of
 from vader.finetuning.augment import Room, Shuffled, room_view
 from vader.finetuning.heads import Picked, stacked
+from vader.finetuning.pixels import LinearProbe, full_size
 from vader.reports.metrics import depth_errors
+from vader.runtime.progress import Progress
 
 ROOM = Room()
 NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1  # of batch norm, torch's defaults

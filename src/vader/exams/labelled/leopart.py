@@ -20,12 +20,13 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
-from vader.encoders.features import LinearProbe
-from vader.encoders.store import Progress, encode
+from vader.encoders.store import encode
 from vader.errors import BadInput
 from vader.finetuning.augment import Shuffled, Square, square_crop
 from vader.finetuning.heads import Picked
+from vader.finetuning.pixels import LinearProbe
 from vader.reports.metrics import VOID
+from vader.runtime.progress import Progress
 
 SQUARE = Square()
 

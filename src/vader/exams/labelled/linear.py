@@ -3,11 +3,8 @@
 The val split's features are scored as they come and never kept. Axes: T trials, B pictures, K classes, H W pixels.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,15 +12,15 @@ import torch
 
 from vader.datasets.example import Example, LabelledSet
 from vader.encoders import DenseEncoder
-from vader.encoders.store import Budget, Maps, Progress, Store, encode, fill
+from vader.encoders.store import Maps, Store, encode, fill
 from vader.errors import BadInput
 from vader.exams.labelled import depth, segmentation
-from vader.exams.protocols import Few, LinearDepth, LinearSegmentation
+from vader.exams.labelled.protocols import Few, LinearDepth, LinearSegmentation
+from vader.exams.plan import Keep, Plan
 from vader.exams.results import Measure, Result, mean_iou
 from vader.finetuning.heads import Picked
 from vader.finetuning.subsets import nested_subsets
-
-Keep = Callable[[str, np.ndarray], None]  # (an example's name, the first trial's prediction (H, W))
+from vader.runtime.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -59,28 +56,6 @@ class Sets:
     def lead(self) -> str:
         """How many pictures."""
         return f"{len(self.train)} pictures to learn from, {len(self.val)} to be scored on."
-
-
-@dataclass
-class Plan:
-    """How to sit, none of which changes a score but for the seeds."""
-
-    seeds: Sequence[int]
-    budget: Budget
-    batch: int = 16
-    device: str = "cpu"
-    scratch: Path | None = None
-    say: Callable[[str], None] | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Adds to the seconds of a phase."""
-        since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - since
 
 
 class Pictures(Sequence):

@@ -14,9 +14,10 @@ import numpy as np
 from vader.encoders import DenseEncoder
 from vader.encoders.store import Maps, Store, fill
 from vader.exams.labelled import clusters, neighbours
-from vader.exams.labelled.linear import MIOU, Keep, Plan, Sets, encoded, labelled, segmentation_result
+from vader.exams.labelled.linear import MIOU, Sets, encoded, labelled, segmentation_result
 from vader.exams.labelled.nearest import BUDGET, least_budget, tile
 from vader.exams.labelled.segmentation import SegmentationScore
+from vader.exams.plan import Keep, Plan
 from vader.exams.results import Result
 from vader.reports.metrics import confusion, hungarian_miou
 

@@ -14,25 +14,18 @@ import torch
 from vader.datasets.example import Example, LabelledSet
 from vader.datasets.opening import open_splits
 from vader.encoders import DenseEncoder
-from vader.encoders.features import LinearProbe
-from vader.encoders.store import Progress, Store
+from vader.encoders.store import Store
 from vader.exams.labelled import dinov3 as bins
 from vader.exams.labelled import leopart as square
 from vader.exams.labelled import segmentation
-from vader.exams.labelled.linear import (
-    Keep,
-    Plan,
-    Sets,
-    depth_result,
-    encoded,
-    few_pictures,
-    labelled,
-    segmentation_result,
-)
-from vader.exams.protocols import BinnedDepth, SquareSegmentation
+from vader.exams.labelled.linear import Sets, depth_result, encoded, few_pictures, labelled, segmentation_result
+from vader.exams.labelled.protocols import BinnedDepth, SquareSegmentation
+from vader.exams.plan import Keep, Plan
 from vader.exams.results import Result
 from vader.finetuning.augment import squared
 from vader.finetuning.heads import Picked
+from vader.finetuning.pixels import LinearProbe
+from vader.runtime.progress import Progress
 
 
 def _groups(protocol: Any, sets: Sets, plan: Plan) -> list[tuple[list[int], list[int]]]:

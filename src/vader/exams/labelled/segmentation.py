@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
-from vader.encoders.features import LinearProbe, ProbeConfig, check_set
 from vader.errors import BadInput
 from vader.finetuning.heads import RATES, Draws, Picked, hold_out, learn, stacked
+from vader.finetuning.pixels import LinearProbe, ProbeConfig, check_set
 from vader.reports.metrics import VOID, confusion, miou, pixel_accuracy
 
 CHUNK = 1 << 14  # pixels whose logits are mixed at a time

@@ -11,13 +11,14 @@ from jaxtyping import Float
 
 from vader.encoders import DenseEncoder
 from vader.encoders.features import extract
-from vader.encoders.store import Maps, Progress, Store
+from vader.encoders.store import Maps, Store
 from vader.errors import BadInput, UnreadableImage
-from vader.exams.labelled.linear import Keep, Plan
 from vader.exams.pairs import Matches, MatchProtocol, by_pair, chance
 from vader.exams.pairs.sets import PairSet, Truth
+from vader.exams.plan import Keep, Plan
 from vader.exams.results import Measure, Result
 from vader.images.finding import find
+from vader.runtime.progress import Progress
 
 CHANCE, STILL = "a cell at random", "the same place"
 CHANCE_STRIDE = 4  # px, of the cells that chance draws from

@@ -19,7 +19,7 @@ from vader.images.encode import jpeg
 from vader.reports import draw
 from vader.reports.report import Figure, Group
 from vader.reports.tables import Cell, Column, Row, Table
-from vader.runtime.processes import write_atomic
+from vader.runtime.files import write_atomic
 
 SHOWN = 4  # pairs
 LINES = 24  # of a pair

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 
-from vader.encoders.features import full_size
+from vader.finetuning.pixels import full_size
 from vader.images.geometry import cell_centres, read_at
 from vader.inference.propagation.protocols import PropagationProtocol
 

@@ -15,7 +15,7 @@ from vader.images.animate import animate
 from vader.images.decode import decode_values
 from vader.images.encode import colour_map, png
 from vader.images.video import Broken, Clip, write_mp4
-from vader.runtime.processes import write_atomic
+from vader.runtime.files import write_atomic
 from vader.runtime.progress import Told
 
 MASKS, STRIP, FILM, GIF = "masks", "strip.png", "overlay.mp4", "overlay.gif"

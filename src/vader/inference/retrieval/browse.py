@@ -23,7 +23,7 @@ from markupsafe import Markup
 from vader.errors import BadInput
 from vader.images.encode import jpeg
 from vader.inference.retrieval.index import Index
-from vader.runtime.processes import make_folder, write_atomic
+from vader.runtime.files import make_folder, write_atomic
 
 MOST_IMAGES = 200
 BYTES_AN_IMAGE = 290_000  # of the page: 29 MB for 100 images

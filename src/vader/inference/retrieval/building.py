@@ -39,7 +39,7 @@ from vader.inference.retrieval.table import (
     read_manifest,
     whole_rows,
 )
-from vader.runtime.processes import make_folder, remove_leftovers, write_atomic, write_json
+from vader.runtime.files import make_folder, remove_leftovers, write_atomic, write_json
 
 STRIDE = 8  # pixels between the cells that are kept, unless told otherwise or the encoder's own is larger
 SYNCED = 2.0  # seconds of work that a crash of the machine may cost

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
 from vader.errors import BadInput, MissingExtra
-from vader.runtime.processes import sync_folder
+from vader.runtime.files import sync_folder
 
 try:
     import faiss

@@ -18,7 +18,7 @@ from vader.errors import BadInput, UnreadableImage
 from vader.images.geometry import cell_centres, inside, read_at
 from vader.inference.retrieval.index import Index
 from vader.inference.retrieval.models import Model, Picture, read_picture
-from vader.models.network import MIN_SIDE
+from vader.models.padding import MIN_SIDE
 from vader.reports import draw
 
 Point = tuple[float, float]

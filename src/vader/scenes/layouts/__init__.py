@@ -70,10 +70,8 @@ def write(
     for few pixels). `say` gets a line of progress every two seconds. Raises BadInput for what cannot be made, before
     anything is rendered, and OSError when the disk is full; then, and when interrupted, nothing is left.
     """
-    from vader.runtime.processes import (  # not at the top: the processes that render import this
-        catch_interrupts,
-        write_json,
-    )
+    from vader.runtime.files import write_json
+    from vader.runtime.interrupts import catch_interrupts
 
     out = out.resolve()
     check(out, layout, count, width, height, seed, workers)
@@ -140,7 +138,7 @@ def choose_workers(pixels: int) -> int:
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` to fill, which becomes `out` at the end of the block, or is deleted."""
-    from vader.runtime.processes import prepare_output
+    from vader.runtime.files import prepare_output
 
     absent = [folder for folder in (out, *out.parents) if not folder.exists()]  # innermost first
     name = os.fsencode(out.name)[:200].decode(errors="ignore")  # 255 bytes are what file systems take

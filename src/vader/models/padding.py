@@ -1,0 +1,42 @@
+"""Images of any size for networks that want multiples: cells stay where they are, the rest is added right and below.
+
+Axes: B images, H W pixels.
+"""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vader.errors import BadInput
+
+MIN_SIDE = 32  # pixels; below it a CNN's coarsest level would hold nothing but padding
+
+
+def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -> Float[Tensor, "B 3 _ _"]:
+    """The images, padded right and below with `mean` (3, 1, 1) to multiples of `multiple` pixels.
+
+    Once normalised the padding is zeros, what convolutions pad with themselves. Raises BadInput below 32 px.
+    """
+    H, W = _large_enough(images)
+    bottom, right = -H % multiple, -W % multiple
+    if not (bottom or right):
+        return images
+    padded = mean.expand(*images.shape[:2], H + bottom, W + right).to(images.dtype).clone()
+    padded[..., :H, :W] = images
+    return padded
+
+
+def edge_padded(images: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 _ _"]:
+    """The images, their last row and column repeated right and below up to multiples of `multiple` pixels.
+
+    For transformers, which see a padded patch as an object among others. Raises BadInput below 32 px.
+    """
+    H, W = _large_enough(images)
+    return F.pad(images, (0, -W % multiple, 0, -H % multiple), mode="replicate")
+
+
+def _large_enough(images: Tensor) -> tuple[int, int]:
+    H, W = images.shape[2:]
+    if min(H, W) < MIN_SIDE:
+        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {H}x{W}; enlarge them first")
+    return H, W
