@@ -29,6 +29,7 @@ from vader.models.network import NetworkConfig
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Feed, Pairs, split
 from vader.pretraining.learner import Learner
+from vader.pretraining.objectives import OBJECTIVES
 from vader.pretraining.pretrain import step
 from vader.pretraining.run import _feed_config
 from vader.pretraining.views import ViewConfig
@@ -125,7 +126,7 @@ def ours(images: ImageList, a: argparse.Namespace, objective: str, precision: st
         lr_encoder=0.003, lr_decoder=0.003,
     )  # fmt: skip
     fabric = start_fabric("cpu", precision, 1)
-    learner = Learner(config, fabric)
+    learner = Learner(config, fabric, OBJECTIVES[config.objective])
     feed = Feed(Pairs(images, split(len(images), 1, 0)[1], _feed_config(config)), fabric.device)
     batches, count = iter(feed), iter(range(10**9))
     return lambda: step(learner, config, next(batches), next(count))

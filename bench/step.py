@@ -21,6 +21,7 @@ from vader.models.network import NetworkConfig
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Feed, Pairs
 from vader.pretraining.learner import Learner
+from vader.pretraining.objectives import OBJECTIVES
 from vader.pretraining.pretrain import step
 from vader.pretraining.run import _feed_config
 from vader.pretraining.views import ViewConfig
@@ -49,7 +50,7 @@ def main() -> None:
         hold="device" if device == "cuda" else "memory",
     )  # fmt: skip
     fabric = start_fabric(device, precision, 1)
-    learner = Learner(config, fabric)
+    learner = Learner(config, fabric, OBJECTIVES[config.objective])
     learner.queue.enqueue(
         torch.nn.functional.normalize(torch.randn(a.queue, 128, device=fabric.device), dim=1),
         torch.arange(a.queue, device=fabric.device) + 10_000,

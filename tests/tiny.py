@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning_fabric import Fabric
 
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.feed import Batch
+from vader.pretraining.learner import Learner
+from vader.pretraining.objectives import OBJECTIVES
 
 B, P, D, SIZE = 8, 6, 16, 32
 CELLS = (SIZE // 4) ** 2
@@ -35,3 +38,7 @@ def make_batch(seed: int = 0) -> Batch:
     cells = torch.stack([torch.randperm(CELLS, generator=generator)[:P] for _ in range(B)])
     points = torch.stack([cells % (SIZE // 4), cells // (SIZE // 4)], 2) * 4 + 2.0
     return Batch(first, second, cells, points, torch.arange(B) + 100)
+
+
+def make_learner(config: PretrainConfig, fabric: Fabric) -> Learner:
+    return Learner(config, fabric, OBJECTIVES[config.objective])

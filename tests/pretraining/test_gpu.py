@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from tiny import TINY, B, P, make_batch, tiny
+from tiny import TINY, B, P, make_batch, make_learner, tiny
 from torch import Tensor
 
 from vader.encoders.opening import open_encoder
@@ -17,7 +17,6 @@ from vader.inference.propagation.step import carry_frame
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import info_nce
 from vader.pretraining.feed import Batch
-from vader.pretraining.learner import Learner
 from vader.pretraining.pretrain import pretrain, step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -58,7 +57,7 @@ def test_a_step_moves_the_same_way() -> None:
         batch = make_batch()
         moved = Batch(*(getattr(batch, name).to(device) for name in ("first", "second", "cells", "points", "images")))
         torch.manual_seed(0)
-        learner = Learner(config, fabric)
+        learner = make_learner(config, fabric)
         if learners:  # the same start, whatever each device's generator drew
             first = learners["cpu start"]
             learner.network.load_state_dict(first)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from samples import forked, pretrain
+from tiny import make_learner
 
 from vader.models.network import NetworkConfig
 from vader.pretraining.config import PretrainConfig
@@ -87,7 +88,7 @@ def learner(tmp_path: Path) -> tuple[Learner, PretrainConfig]:
         images=tmp_path, out=tmp_path, steps=9, network=network, views=ViewConfig(size=32), batch=4, points=8,
         queue=64, bn_groups=2, lr_encoder=0.01, lr_decoder=0.01,
     )  # fmt: skip
-    return Learner(config, start_fabric("cpu", "fp32", 1)), config
+    return make_learner(config, start_fabric("cpu", "fp32", 1)), config
 
 
 def batch(seed: int) -> Batch:

@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from pydantic import ValidationError
-from tiny import SIZE, D, make_batch, tiny
+from tiny import SIZE, D, make_batch, make_learner, tiny
 from torch import Tensor
 
 from vader.errors import BadInput
 from vader.models.network import NetworkConfig
-from vader.pretraining.learner import Learner
 from vader.pretraining.pretrain import rate, step
 
 
 def moved(fabric: Fabric, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Parameters before and after one step of plain SGD against a queue that is not empty."""
     config = tiny(sgd_momentum=0.0, **changes)
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     generator = torch.Generator().manual_seed(0)
     learner.queue.enqueue(
         F.normalize(torch.randn(96, D, generator=generator), dim=1), torch.zeros(96, dtype=torch.long)
@@ -51,7 +50,7 @@ def test_encoder_and_decoder_have_their_own_rates(fabric: Fabric) -> None:
     for name, change in both.items():
         expected = change * (0.1 if name.startswith("encoder.") else 5.0)
         torch.testing.assert_close(apart[name], expected, atol=1e-6, rtol=1e-3)
-    learner = Learner(tiny(lr_encoder=3e-7, lr_decoder=3e-3), fabric)
+    learner = make_learner(tiny(lr_encoder=3e-7, lr_decoder=3e-3), fabric)
     groups = learner.optimizer.param_groups
     assert [group["lr"] for group in groups] == [3e-7, 3e-3]
     assert {id(p) for p in groups[0]["params"]} == {id(p) for p in learner.network.encoder.parameters()}
@@ -105,4 +104,4 @@ def test_settings_that_contradict_are_refused(changes: dict[str, Any], reason: s
 
 def test_an_unknown_encoder_is_refused(fabric: Fabric) -> None:
     with pytest.raises(BadInput, match="no_such_net"):
-        Learner(tiny(network=NetworkConfig(encoder="no_such_net")), fabric)
+        make_learner(tiny(network=NetworkConfig(encoder="no_such_net")), fabric)

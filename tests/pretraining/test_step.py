@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from tiny import SIZE, B, D, P, make_batch, moco, tiny
+from tiny import SIZE, B, D, P, make_batch, make_learner, moco, tiny
 from torch import Tensor, nn
 
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import farther_than
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
-from vader.pretraining.pretrain import contrast, step, student_queries, teacher_keys
+from vader.pretraining.pretrain import step
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -44,18 +44,18 @@ Make = Callable[..., PretrainConfig]
 
 @CONFIGS
 def test_keys_come_from_the_teacher_alone(fabric: Fabric, config: Make) -> None:
-    learner, batch = Learner(config(), fabric), make_batch()
-    keys = teacher_keys(learner, config(), batch, 0)
+    learner, batch = make_learner(config(), fabric), make_batch()
+    keys = learner.objective.keys(learner, config(), batch, 0)
     assert keys.shape == (B, P if config is tiny else 1, D)
     torch.testing.assert_close(keys.norm(dim=2), torch.ones(keys.shape[:2]))
-    queries = student_queries(learner, config(), batch).detach()
+    queries = learner.objective.queries(learner, batch).detach()
     perturb(learner.network)
-    assert torch.equal(teacher_keys(learner, config(), batch, 0), keys)
-    assert float((student_queries(learner, config(), batch).detach() - queries).abs().max()) > 0.01
-    queries = student_queries(learner, config(), batch).detach()
+    assert torch.equal(learner.objective.keys(learner, config(), batch, 0), keys)
+    assert float((learner.objective.queries(learner, batch).detach() - queries).abs().max()) > 0.01
+    queries = learner.objective.queries(learner, batch).detach()
     perturb(learner.teacher)
-    assert float((teacher_keys(learner, config(), batch, 0) - keys).abs().max()) > 0.01
-    assert torch.equal(student_queries(learner, config(), batch).detach(), queries)
+    assert float((learner.objective.keys(learner, config(), batch, 0) - keys).abs().max()) > 0.01
+    assert torch.equal(learner.objective.queries(learner, batch).detach(), queries)
 
 
 def queued_by(learner: Learner, config: PretrainConfig, batch: Batch) -> Tensor:
@@ -69,7 +69,7 @@ def queued_by(learner: Learner, config: PretrainConfig, batch: Batch) -> Tensor:
 def test_keys_move_only_when_the_teacher_moves(fabric: Fabric, config: Make) -> None:
     """With momentum 1 the student learns, the teacher stays, and one batch gives the same keys in every step."""
     still, batch = config(momentum=1.0, queue=10 * B * P), make_batch()
-    learner = Learner(still, fabric)
+    learner = make_learner(still, fabric)
     learner.teacher.eval()
     before, student = state(learner.teacher), state(learner.network)
     first, second, third = (queued_by(learner, still, batch) for _ in range(3))
@@ -85,7 +85,7 @@ def test_keys_move_only_when_the_teacher_moves(fabric: Fabric, config: Make) -> 
 def test_the_teacher_follows_before_the_student_moves(fabric: Fabric, config: Make) -> None:
     """MoCo's order: with momentum 0 the teacher is the student as it entered the step."""
     following = config(momentum=0.0)
-    learner = Learner(following, fabric)
+    learner = make_learner(following, fabric)
     step(learner, following, make_batch(), 0)
     entered = {name: value.clone() for name, value in learner.network.named_parameters()}
     step(learner, following, make_batch(1), 1)
@@ -96,12 +96,14 @@ def test_the_teacher_follows_before_the_student_moves(fabric: Fabric, config: Ma
 
 def test_no_gradient_reaches_the_teacher(fabric: Fabric) -> None:
     config, batch = tiny(), make_batch()
-    learner = Learner(config, fabric)
-    keys = teacher_keys(learner, config, batch, 0)
+    learner = make_learner(config, fabric)
+    keys = learner.objective.keys(learner, config, batch, 0)
     assert not keys.requires_grad
     step(learner, config, batch, 0)
-    queries = student_queries(learner, config, batch)
-    contrast(learner, config, batch, queries, teacher_keys(learner, config, batch, 1)).loss.backward()
+    queries = learner.objective.queries(learner, batch)
+    learner.objective.contrast(
+        learner, config, batch, queries, learner.objective.keys(learner, config, batch, 1)
+    ).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in learner.teacher.parameters())
     reached = {name for name, p in learner.network.named_parameters() if p.grad is not None and p.grad.any()}
     assert "encoder.body.conv1.0.weight" in reached
@@ -113,9 +115,9 @@ def test_no_gradient_reaches_the_teacher(fabric: Fabric) -> None:
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_shuffled_keys_come_back_in_the_batchs_order(fabric: Fabric, config: Make, number: int) -> None:
     """In evaluation mode an image's key does not depend on its neighbours, so the order is all that can go wrong."""
-    learner, batch = Learner(config(), fabric), make_batch()
+    learner, batch = make_learner(config(), fabric), make_batch()
     learner.teacher.eval()
-    keys = teacher_keys(learner, config(), batch, number)
+    keys = learner.objective.keys(learner, config(), batch, number)
     with torch.no_grad():
         output = learner.teacher(batch.second)
     for b in range(B):
@@ -131,10 +133,10 @@ def test_shuffled_keys_come_back_in_the_batchs_order(fabric: Fabric, config: Mak
 def test_images_are_shuffled_before_the_teacher_sees_them(fabric: Fabric) -> None:
     """Otherwise a virtual group would hold the same images for queries and keys; another step, another order."""
     config, batch = tiny(bn_groups=4), make_batch()
-    learner, seen = Learner(config, fabric), []
+    learner, seen = make_learner(config, fabric), []
     learner.teacher.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].clone()))
     for number in (0, 0, 1):
-        teacher_keys(learner, config, batch, number)
+        learner.objective.keys(learner, config, batch, number)
     orders = [[int((batch.second - image).abs().amax((1, 2, 3)).argmin()) for image in images] for images in seen]
     assert all(sorted(order) == list(range(B)) for order in orders)
     assert orders[0] == orders[1] != orders[2]
@@ -143,9 +145,9 @@ def test_images_are_shuffled_before_the_teacher_sees_them(fabric: Fabric) -> Non
 
 def test_queries_are_the_students_cells_in_order(fabric: Fabric) -> None:
     config, batch = tiny(), make_batch()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     learner.network.eval()
-    queries = student_queries(learner, config, batch).detach()
+    queries = learner.objective.queries(learner, batch).detach()
     with torch.no_grad():
         maps = learner.network(batch.first)
     for b in range(B):
@@ -156,13 +158,13 @@ def test_queries_are_the_students_cells_in_order(fabric: Fabric) -> None:
 
 def test_keys_are_read_between_cells_or_at_the_nearest(fabric: Fabric) -> None:
     config, batch = tiny(read="nearest"), make_batch()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     learner.teacher.eval()
-    at_centres = teacher_keys(learner, config, batch, 0)
-    torch.testing.assert_close(at_centres, teacher_keys(learner, tiny(), batch, 0), atol=1e-5, rtol=1e-4)
+    at_centres = learner.objective.keys(learner, config, batch, 0)
+    torch.testing.assert_close(at_centres, learner.objective.keys(learner, tiny(), batch, 0), atol=1e-5, rtol=1e-4)
     off = Batch(batch.first, batch.second, batch.cells, batch.points + 1.5, batch.images)
-    torch.testing.assert_close(teacher_keys(learner, config, off, 0), at_centres)
-    assert float((teacher_keys(learner, tiny(), off, 0) - at_centres).abs().max()) > 0.01
+    torch.testing.assert_close(learner.objective.keys(learner, config, off, 0), at_centres)
+    assert float((learner.objective.keys(learner, tiny(), off, 0) - at_centres).abs().max()) > 0.01
 
 
 # --- The loss of a step --------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_keys_are_read_between_cells_or_at_the_nearest(fabric: Fabric) -> None:
 def test_a_steps_loss_is_equation_2(fabric: Fabric, config: Make, options: dict[str, Any]) -> None:
     """Of the student's queries, the teacher's keys (pooled vectors for MoCo) and the queue before the step."""
     made = config(**options, temperature=0.2, factor=1.0 if config is moco else 10.0)
-    learner, batch = Learner(made, fabric), make_batch()
+    learner, batch = make_learner(made, fabric), make_batch()
     step(learner, made, make_batch(1), 0)
     step(learner, made, batch, 1)  # the same images: own keys are in the queue now
     negatives, sources = (x.clone().numpy() for x in learner.queue.content())
@@ -212,9 +214,9 @@ def test_a_steps_loss_is_equation_2(fabric: Fabric, config: Make, options: dict[
 
 def test_the_images_own_keys_can_be_negatives_too(fabric: Fabric) -> None:
     config, batch = tiny(within_image=10.0, temperature=0.2), make_batch()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     queries, keys = (F.normalize(torch.randn(B, P, D, dtype=torch.float64), dim=2) for _ in range(2))
-    told = contrast(learner, config, batch, queries, keys)
+    told = learner.objective.contrast(learner, config, batch, queries, keys)
     apart = np.zeros((B, P, P), dtype=bool)
     for b in range(B):
         for i in range(P):
@@ -230,7 +232,7 @@ def test_the_images_own_keys_can_be_negatives_too(fabric: Fabric) -> None:
 
 def test_the_first_step_has_no_negatives_and_fills_the_queue(fabric: Fabric) -> None:
     config = tiny()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     numbers, held = step(learner, config, make_batch(), 0)
     assert held
     assert float(numbers["loss"]) == float(numbers["chance_loss"]) == float(numbers["grad_norm"]) == 0
@@ -244,7 +246,7 @@ def test_the_first_step_has_no_negatives_and_fills_the_queue(fabric: Fabric) -> 
 
 def test_a_fixed_batch_is_learnt(fabric: Fabric) -> None:
     config, batch = tiny(skip_own=True, momentum=0.9, lr_encoder=0.02, lr_decoder=0.02), make_batch()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     told = [step(learner, config, batch, number)[0] for number in range(25)]
     first, last = told[2], told[-1]
     assert float(first["loss"]) > 0.25 * float(first["chance_loss"])
@@ -259,7 +261,7 @@ def test_a_fixed_batch_is_learnt(fabric: Fabric) -> None:
 @pytest.mark.parametrize("broken", ["first", "second"])
 def test_a_batch_with_nan_changes_neither_student_nor_queue(fabric: Fabric, config: Make, broken: str) -> None:
     made, batch = config(), make_batch()
-    learner = Learner(made, fabric)
+    learner = make_learner(made, fabric)
     for number in range(2):
         step(learner, made, batch, number)
     fields = vars(batch) | {broken: getattr(batch, broken).clone().index_fill_(0, torch.tensor([3]), math.nan)}
@@ -282,7 +284,7 @@ def test_a_batch_with_nan_changes_neither_student_nor_queue(fabric: Fabric, conf
 
 def test_a_frozen_encoder_stays_as_it_is(fabric: Fabric) -> None:
     config = tiny(freeze_encoder=True, weight_decay=0.1)
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     student, teacher = state(learner.network.encoder), state(learner.teacher.encoder)
     decoder = state(learner.network.decoder)
     for number in range(3):
@@ -296,7 +298,7 @@ def test_a_frozen_encoder_stays_as_it_is(fabric: Fabric) -> None:
 
 def test_without_freezing_statistics_and_weights_move(fabric: Fabric) -> None:
     config = tiny()
-    learner = Learner(config, fabric)
+    learner = make_learner(config, fabric)
     student, teacher = state(learner.network.encoder), state(learner.teacher.encoder)
     for number in range(2):
         step(learner, config, make_batch(number), number)
@@ -312,6 +314,6 @@ def test_a_step_repeats_itself(fabric: Fabric) -> None:
     config = tiny(bn_groups=4)
     runs = []
     for _ in range(2):
-        learner = Learner(config, fabric)
+        learner = make_learner(config, fabric)
         runs.append([float(step(learner, config, make_batch(n), n)[0]["loss"]) for n in range(3)])
     assert runs[0] == runs[1]

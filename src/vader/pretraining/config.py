@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from vader.models.network import NetworkConfig
 from vader.pretraining.views import ViewConfig
 
+# The network that an objective needs: an embedding a cell, or one an image.
+KINDS: dict[str, Literal["dense", "image"]] = {"vader": "dense", "moco": "image"}
+
 
 class PretrainConfig(BaseModel):
     """Everything that determines a run. `vader.recipes` returns whole ones; the paper's constants are the defaults."""
@@ -77,7 +80,7 @@ class PretrainConfig(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> "PretrainConfig":
         """Refuse settings that contradict each other."""
-        kind = {"vader": "dense", "moco": "image"}[self.objective]
+        kind = KINDS[self.objective]
         processes = self.devices * self.nodes
         conflicts = {
             f"objective {self.objective!r} needs network.kind {kind!r}": self.network.kind != kind,
@@ -85,8 +88,8 @@ class PretrainConfig(BaseModel):
                 self.batch % (processes * self.bn_groups) != 0,
             "hold='device' draws no elastic views; use hold='memory'": self.hold == "device" and self.views.elastic > 0,
             "enqueue takes 1 key an image or more": isinstance(self.enqueue, int) and self.enqueue < 1,
-            "objective 'moco' has one key an image: within_image does not apply":
-                self.objective == "moco" and self.within_image is not None,
+            f"objective {self.objective!r} has one key an image: within_image does not apply":
+                kind == "image" and self.within_image is not None,
         }  # fmt: skip
         for conflict, holds in conflicts.items():
             if holds:

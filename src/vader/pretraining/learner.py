@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -10,11 +10,22 @@ from torch import Tensor, nn
 
 from vader.models.batchnorm import use_virtual_groups
 from vader.models.foreign import LoadReport, initialise
-from vader.models.network import Network, build
+from vader.models.network import Network
 from vader.pretraining.config import PretrainConfig
-from vader.pretraining.contrast import Queue
+from vader.pretraining.contrast import Contrast, Queue
+from vader.pretraining.feed import Batch
 from vader.runtime.processes import python_random_state, random_tensors, restore_random, seed_everything
 from vader.runtime.states import flatten_optimizer, under_prefix, unflatten_optimizer, with_prefix
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a learner needs of an objective (`objectives.py`)."""
+
+    def parts(self, config: PretrainConfig) -> Network: ...
+    def memory(self, config: PretrainConfig) -> Queue: ...
+    def loss(self, learner: "Learner", config: PretrainConfig, batch: Batch, step: int) -> tuple[Contrast, Tensor]: ...
+    def keys_per_image(self, enqueue: str | int, points: int) -> int: ...
 
 
 class Learner:
@@ -24,17 +35,17 @@ class Learner:
     `teacher` follows it and never gets a gradient.
     """
 
-    def __init__(self, config: PretrainConfig, fabric: Fabric) -> None:
-        self.fabric = fabric
+    def __init__(self, config: PretrainConfig, fabric: Fabric, objective: Objective) -> None:
+        self.fabric, self.objective = fabric, objective
         seed_everything(config.seed)
-        self.network: Network = build(config.network)
+        self.network: Network = objective.parts(config)
         self.report: LoadReport | None = None
         if config.init is not None:
             self.report = initialise(self.network, config.init, config.allow_missing)
         self.network.to(fabric.device).to(memory_format=torch.channels_last)
         use_virtual_groups(self.network, config.bn_groups)
         self.teacher: Network = copy.deepcopy(self.network).requires_grad_(False)
-        self.queue = Queue(config.queue, config.network.dim).to(fabric.device)
+        self.queue = objective.memory(config).to(fabric.device)
         self.frozen = config.freeze_encoder
         if self.frozen:
             self.network.encoder.requires_grad_(False)

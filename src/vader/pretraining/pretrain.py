@@ -1,22 +1,16 @@
-"""Pretraining: the config, one step, the loop. VADeR contrasts matched pixels; MoCo, the baseline, whole images.
-
-Axes: B images of this process, P matched points an image, D embedding, h w cells.
-"""
+"""Pretraining: the rate, one step, the loop. `objectives.py` has the losses, `run.py` says what is written where."""
 
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vader.errors import DivergedRun
-from vader.images.geometry import read_at, read_cells
-from vader.models.backbones import STRIDE
 from vader.models.network import Network
 from vader.pretraining.config import PretrainConfig
-from vader.pretraining.contrast import Contrast, choose_enqueued, farther_than, info_nce, update_teacher
+from vader.pretraining.contrast import choose_enqueued
 from vader.pretraining.feed import Batch
 from vader.pretraining.learner import Learner
 from vader.pretraining.run import Run
@@ -34,51 +28,6 @@ def rate(config: PretrainConfig, step: int, steps: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def student_queries(learner: Learner, config: PretrainConfig, batch: Batch) -> Tensor:
-    """(B, P, D) normalised queries: the student's embeddings at the chosen cells of view 1 (P = 1 for MoCo)."""
-    output = learner.student(batch.first)
-    chosen = read_cells(output, batch.cells) if config.objective == "vader" else output.unsqueeze(1)
-    return F.normalize(chosen, dim=2)
-
-
-@torch.no_grad()
-def teacher_keys(learner: Learner, config: PretrainConfig, batch: Batch, step: int) -> Tensor:
-    """(B of all processes, P, D) normalised keys: the teacher's embeddings at the matched points of view 2.
-
-    Images are shuffled over processes and virtual groups first, so a key shares batch statistics with other images
-    than its query did (MoCo, section 3.3). Keys are read between cell centres and normalised after reading.
-    """
-    fabric = learner.fabric
-    images, points = gather(fabric, batch.second), gather(fabric, batch.points)
-    shuffle = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-    order = torch.randperm(len(images), generator=shuffle).to(images.device)
-    share = order.chunk(fabric.world_size)[fabric.global_rank]
-    with fabric.autocast():
-        output = learner.teacher(images[share].contiguous(memory_format=torch.channels_last))
-    if config.objective == "vader":
-        chosen = read_at(output, points[share], STRIDE, nearest=config.read == "nearest")
-    else:
-        chosen = output.unsqueeze(1)
-    keys = gather(fabric, F.normalize(chosen, dim=2))
-    return keys[order.argsort()]
-
-
-def contrast(learner: Learner, config: PretrainConfig, batch: Batch, queries: Tensor, keys: Tensor) -> Contrast:
-    """Equation 2 for this process's queries (B, P, D) against their own keys and the queue."""
-    negatives, sources = learner.queue.content()
-    within = farther_than(batch.points, config.within_image) if config.within_image else None
-    return info_nce(
-        queries.flatten(0, 1),
-        keys.flatten(0, 1),
-        negatives,
-        temperature=config.temperature,
-        factor=config.factor,
-        query_image=batch.images.repeat_interleave(queries.shape[1]) if config.skip_own else None,
-        negative_image=sources if config.skip_own else None,
-        within=within,
-    )
-
-
 def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) -> tuple[dict[str, Tensor], bool]:
     """One step, in MoCo's order: queries, teacher, keys, loss, student, queue. Returns its numbers and whether it held.
 
@@ -86,11 +35,7 @@ def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) ->
     """
     fabric = learner.fabric
     learner.keep_statistics()
-    queries = student_queries(learner, config, batch)
-    update_teacher(learner.network, learner.teacher, config.momentum)
-    every_key = teacher_keys(learner, config, batch, number)
-    mine = slice(fabric.global_rank * len(batch.images), (fabric.global_rank + 1) * len(batch.images))
-    told = contrast(learner, config, batch, queries, every_key[mine])
+    told, every_key = learner.objective.loss(learner, config, batch, number)  # the teacher moves in it
 
     fabric.backward(told.loss)
     norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), config.clip_grad or math.inf)

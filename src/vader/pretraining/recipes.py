@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from vader.models.backbones import STRIDE
 from vader.models.cost import fitting_decoder
 from vader.models.network import NetworkConfig
-from vader.pretraining.config import PretrainConfig
+from vader.pretraining.config import KINDS, PretrainConfig
+from vader.pretraining.objectives import OBJECTIVES, VADeR
 
 RecipeName = Literal["quick", "default", "paper"]
 
@@ -26,12 +26,7 @@ def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
     """
     batch = _count(changes, "batch", 128)
     settings: dict[str, Any] = {"steps": 6_000_000, "workers": cpu_workers(), "bn_groups": _groups(4, changes)}
-    if changes.get("objective") == "moco":
-        lr = 0.015 * batch / 128
-        settings |= {
-            "steps": max(1, 200 * count // batch), "temperature": 0.2, "factor": 1.0,
-            "lr_encoder": lr, "lr_decoder": lr, "schedule": "cosine",
-        }  # fmt: skip
+    settings |= _objective(changes).recipe("paper", count, batch)
     return _config(images, out, settings, changes)
 
 
@@ -41,7 +36,12 @@ def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConf
     Cost: 100 epochs, at least 20,000 steps of 128 pairs.
     """
     batch = _count(changes, "batch", 128)
-    settings = {"steps": max(20_000, 100 * count // batch), "workers": cpu_workers(), "exam_every": 1000}
+    settings: dict[str, Any] = {
+        "steps": max(20_000, 100 * count // batch),
+        "workers": cpu_workers(),
+        "exam_every": 1000,
+    }
+    settings |= _objective(changes).recipe("default", count, batch)
     return _config(images, out, settings | _fitted(count, batch, settings | changes) | _short_run(changes), changes)
 
 
@@ -60,8 +60,7 @@ def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
         "views": {"size": 96}, "network": {"encoder": "resnet10t"},
         "held_out": 64, "exam_every": 200, "save_every": 200,
     }  # fmt: skip
-    if changes.get("objective") != "moco":
-        settings |= {"points": 128, "enqueue": 4, "within_image": float(STRIDE)}
+    settings |= _objective(changes).recipe("quick", count, batch)
     return _config(images, out, settings | _fitted(count, batch, settings | changes) | _short_run(changes), changes)
 
 
@@ -80,15 +79,16 @@ def explain(name: RecipeName, config: PretrainConfig, count: int, trained_on: in
         f"{config.steps} steps ({config.steps * config.batch / trained_on:.1f} epochs of {trained_on} images), "
         f"{config.device} {config.precision}"
     )
-    entering = config.batch * (1 if config.objective == "moco" else keys_per_image(config.enqueue, config.points))
-    if config.queue < 65_536 and config.queue == queue_length(count, config.objective, entering):  # not the user's
+    objective = OBJECTIVES[config.objective]
+    entering = config.batch * objective.keys_per_image(config.enqueue, config.points)
+    if config.queue < 65_536 and config.queue == queue_length(objective.wanted_keys(count), entering):  # by the recipe
         text += (
             f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that "
             "holds more than a share of them is full of the same things (false negatives)"
         )
-    if name == "paper" and config.objective == "vader" and config.init is None:
+    if name == "paper" and objective.paper_start and config.init is None:
         text += (
-            "\nwarning: the paper starts from official MoCo v2 weights and its encoder rate (3e-7) leaves a fresh "
+            f"\nwarning: the paper starts from {objective.paper_start} and its encoder rate (3e-7) leaves a fresh "
             "encoder as it is; give --init moco_v2_800ep_pretrain.pth.tar"
         )
     return text
@@ -100,19 +100,12 @@ def cpu_workers() -> int:
     return min(16, cores)
 
 
-def keys_per_image(enqueue: str | int, points: int) -> int:
-    """How many keys of an image VADeR enqueues. What is no answer counts as 1, for the config to refuse."""
-    return {"all": points}.get(enqueue, 1) if isinstance(enqueue, str) else max(1, enqueue)
-
-
-def queue_length(count: int, objective: str, entering: int) -> int:
-    """Whole batches of `entering` keys: about as many pixels as there are images, at most the paper's 65,536, at
-    least four batches; of MoCo's whole images one in 32.
+def queue_length(wanted: int, entering: int) -> int:
+    """Whole batches of `entering` keys: `wanted` keys, at most the paper's 65,536, at least four batches.
 
     Small sets want short queues (`docs/settings.md`): a longer one mostly adds stale keys and other views of the same
     things, which are false negatives. ImageNet gets the paper's.
     """
-    wanted = count // 32 if objective == "moco" else count
     return max(4, min(65_536, wanted) // entering) * entering
 
 
@@ -124,7 +117,7 @@ def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str
     network = full.setdefault("network", {})
     if isinstance(network, dict):
         encoder = network.get("encoder", NetworkConfig().encoder)
-        kind = "image" if full.get("objective") == "moco" else "dense"
+        kind = KINDS.get(str(full.get("objective")), "dense")  # the config refuses an unknown one
         widths = {} if encoder == NetworkConfig().encoder or kind == "image" else fitting_decoder(encoder)
         full["network"] = widths | {"kind": kind} | network
     return PretrainConfig(**full)
@@ -134,10 +127,14 @@ def _fitted(count: int, batch: int, given: dict[str, Any]) -> dict[str, Any]:
     """What follows from the number of images, the batch and what else is `given`."""
     groups = max((g for g in (1, 2, 4) if batch % g == 0 and batch // g >= 8), default=1)
     fitted: dict[str, Any] = {"bn_groups": _groups(groups, given), "skip_own": count < 100_000}
-    if given.get("objective") == "moco":
-        return fitted | {"queue": queue_length(count, "moco", batch), "temperature": 0.2, "factor": 1.0}
-    keys = keys_per_image(given.get("enqueue", "all"), _count(given, "points", 32))
-    return fitted | {"queue": queue_length(count, "vader", batch * keys)}
+    objective = _objective(given)
+    keys = objective.keys_per_image(given.get("enqueue", "all"), _count(given, "points", 32))
+    return fitted | {"queue": queue_length(objective.wanted_keys(count), batch * keys)}
+
+
+def _objective(changes: dict[str, Any]) -> VADeR:
+    """The objective that is asked for; the config refuses an unknown one."""
+    return OBJECTIVES.get(str(changes.get("objective")), OBJECTIVES["vader"])
 
 
 def _groups(groups: int, changes: dict[str, Any]) -> int:

@@ -23,6 +23,7 @@ from vader.pretraining import health, match_exam
 from vader.pretraining.config import FeedConfig, PretrainConfig
 from vader.pretraining.feed import Batch, Feed, Pairs, read_image, refuse_unusable, shortest_side, split
 from vader.pretraining.learner import Learner
+from vader.pretraining.objectives import OBJECTIVES
 from vader.runtime.files import atomic_folder, prepare_output, remove_leftovers, write_json
 from vader.runtime.journal import Journal, read_metrics
 from vader.runtime.processes import average, describe_machine, gather, gather_lists, is_first_process, start_fabric
@@ -67,7 +68,8 @@ class Run:
         exams, kept = _exams(images, held_out, config, faults)
         pairs = Pairs(images, members, _feed_config(config))
         # A state holds all weights: the file that a run began with need not be there any more.
-        learner = Learner(config.model_copy(update={"init": None}) if state else config, fabric)
+        started = config.model_copy(update={"init": None}) if state else config
+        learner = Learner(started, fabric, OBJECTIVES[config.objective])
         steps = (state[1]["steps"] if state else config.steps) + extend
         first = state[1]["step"] if state else 0
         journal = Journal(
@@ -118,9 +120,7 @@ class Run:
         )
 
     def _keys_per_image(self) -> int:
-        if self.config.objective == "moco" or self.config.enqueue == "pooled":
-            return 1
-        return self.config.points if self.config.enqueue == "all" else int(self.config.enqueue)
+        return self.learner.objective.keys_per_image(self.config.enqueue, self.config.points)
 
     def _fill_step(self) -> int:
         return -(-self.config.queue // (self._keys_per_image() * self.config.batch))
