@@ -13,6 +13,7 @@ from cyclopts.exceptions import CycloptsError
 from vader import commands
 from vader.cli import app
 from vader.encoders import DenseEncoder, open_encoder
+from vader.encoders.features import map_of
 from vader.encoders.opening import fresh_encoder
 from vader.errors import BadInput
 from vader.images.geometry import read_at
@@ -134,7 +135,7 @@ def test_one_basis_for_a_panel_or_one_for_each_image(
     assert [[name for _, name in row] for row in panel] == [["00.jpg", "rgb", "colours8", "11.jpg", "rgb", "colours8"]]
     read = read_some(images, 2, None)
     for column, encoder in enumerate(encoders, 1):
-        maps = [show._map(encoder, one.pixels) for one in read]
+        maps = [map_of(encoder, one.pixels) for one in read]
         assert maps[0].shape[1] == 96 // encoder.stride
         for image, colour in enumerate(pca_colours(maps)):
             np.testing.assert_array_equal(panel[0][3 * image + column][0], colour)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.errors import BadInput
+from vader.models.groupnorm import GroupNorm
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class DenseEncoder:
     `pending` says that `fit` has yet to see pictures: to reduce to that many dimensions, or to find the mean. Until
     then features of `channels` channels do not exist, and asking for them is our own mistake; `unfitted` gives those
     before the reduction.
+
+    `norms` are the group norms of its network, whose statistics `tiling` sets for large images.
     """
 
     name: str
@@ -37,6 +40,7 @@ class DenseEncoder:
     facts: dict[str, Any] = field(default_factory=dict)
     pending: int | Literal["centred"] | None = None
     unfitted: "DenseEncoder | None" = None
+    norms: tuple[GroupNorm, ...] = ()
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """L2-normalised maps, whose products are similarities."""
@@ -56,4 +60,4 @@ def await_fitting(encoder: DenseEncoder, name: str, pending: int | Literal["cent
         raise AssertionError(f"{name} has to see pictures first: call vader.encoders.fit")
 
     channels = encoder.channels if pending == "centred" else pending
-    return DenseEncoder(name, encoder.stride, channels, features, None, encoder.facts, pending, encoder)
+    return DenseEncoder(name, encoder.stride, channels, features, None, encoder.facts, pending, encoder, encoder.norms)

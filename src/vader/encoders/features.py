@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
+from vader.encoders.tiling import by_tiles
 from vader.errors import BadInput
 
 PIXELS_A_BATCH = 256 * 256  # times `batch`: larger pictures go fewer at a time
@@ -24,6 +25,36 @@ CELLS = 1024  # of each picture, on which storage in float16 is judged
 
 class Overflow(BadInput):
     """Features are finite, but not in the kind of number that was asked for."""
+
+
+@torch.no_grad()
+def maps_of(
+    encoder: DenseEncoder, images: Float[Tensor, "B 3 H W"], *, embed: bool = True, tile: int | None = None
+) -> Float[Tensor, "B C h w"]:
+    """The encoder's maps of images in [0, 1], float32, on the images' device; large images go by tiles of `tile` px.
+
+    `embed` asks for L2-normalised maps, else for features. Raises BadInput, naming the encoder, for maps that are not
+    finite, and as `tiling.check_tile` does.
+    """
+    read = encoder.embed if embed else encoder.features
+    found = by_tiles(read, images, encoder.stride, tile, norms=encoder.norms, normalised=embed)
+    expected = [-(-side // encoder.stride) for side in images.shape[2:]]
+    assert list(found.shape[2:]) == expected, f"{encoder.name}: cells {tuple(found.shape[2:])}, not {expected}"
+    if not found.isfinite().all():
+        raise BadInput(
+            f"encoder {encoder.name}: expected finite features, got some that are NaN or infinite; is it trained?"
+        )
+    return found
+
+
+def map_of(encoder: DenseEncoder, image: UInt8[np.ndarray, "H W 3"], tile: int | None = None) -> Float[Tensor, "D h w"]:
+    """One picture's L2-normalised map, on the CPU. Raises BadInput as `maps_of` does."""
+    return maps_of(encoder, to_tensor([image]), tile=tile)[0].cpu()
+
+
+def to_tensor(images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> Float[Tensor, "B 3 H W"]:
+    """Pictures of one size as floats in [0, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div_(255)
 
 
 @torch.no_grad()
@@ -43,18 +74,11 @@ def extract(
     """
     maps: dict[int, Tensor] = {}
     for group in _groups_of_one_size(images, batch):
-        pixels = torch.from_numpy(np.stack([images[i] for i in group])).permute(0, 3, 1, 2).float().div_(255)
-        found = (encoder.embed if embed else encoder.features)(pixels)
-        expected = [-(-side // encoder.stride) for side in pixels.shape[2:]]
-        assert list(found.shape[2:]) == expected, f"{encoder.name}: cells {tuple(found.shape[2:])}, not {expected}"
+        found = maps_of(encoder, to_tensor([images[i] for i in group]), embed=embed)
         # A cell's channels side by side, where probes and neighbours read them.
         kept = found.to("cpu", dtype).contiguous(memory_format=torch.channels_last)
         if not kept.isfinite().all():
-            if found.isfinite().all():
-                raise Overflow(f"encoder {encoder.name}: expected features within {dtype}, got larger; ask for float32")
-            raise BadInput(
-                f"encoder {encoder.name}: expected finite features, got some that are NaN or infinite; is it trained?"
-            )
+            raise Overflow(f"encoder {encoder.name}: expected features within {dtype}, got larger; ask for float32")
         maps.update(zip(group, kept, strict=True))
     return [maps[i] for i in range(len(images))]
 

@@ -54,7 +54,9 @@ def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEnc
         return turned - offset[:, None, None].to(maps.device)
 
     told = {"kind": "pca", "dim": dim, "pictures": len(images), "cells": count, "MB": fitting_bytes(encoder) // 10**6}
-    return DenseEncoder(f"{encoder.name}:{dim}", encoder.stride, dim, features, facts=_tell(encoder, told))
+    return DenseEncoder(
+        f"{encoder.name}:{dim}", encoder.stride, dim, features, facts=_tell(encoder, told), norms=encoder.norms
+    )
 
 
 def fitting_bytes(encoder: DenseEncoder) -> int:
@@ -81,7 +83,9 @@ def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
 
     told = {"kind": "centred", "pictures": len(images), "cells": count}
     # Raw colour's embedding has a channel more than its features.
-    return DenseEncoder(f"{encoder.name}@centred", encoder.stride, len(mean), features, facts=_tell(encoder, told))
+    return DenseEncoder(
+        f"{encoder.name}@centred", encoder.stride, len(mean), features, facts=_tell(encoder, told), norms=encoder.norms
+    )
 
 
 def _moments(encoder: DenseEncoder, images: Pictures) -> tuple[int, Float64[Tensor, "C"], Float64[Tensor, "C C"]]:

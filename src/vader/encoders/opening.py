@@ -16,6 +16,7 @@ from vader.errors import BadInput
 from vader.models.backbones import CNN, STRIDE, ViT, backbone
 from vader.models.checkpoint import find_model, load_model
 from vader.models.cost import fitting_decoder
+from vader.models.groupnorm import settable_norms
 from vader.models.network import DenseNetwork, Network, NetworkConfig, build
 from vader.models.padding import edge_padded
 
@@ -131,7 +132,14 @@ def _read_ours(
     network = network.to(device)
     facts |= {"network": network.config.encoder, "architecture": "cnn", "variant": "dense"}
     facts |= normalisation(network.encoder)
-    return DenseEncoder(name, STRIDE, network.config.dim, on_device(network.features, device), facts=facts)
+    return DenseEncoder(
+        name,
+        STRIDE,
+        network.config.dim,
+        on_device(network.features, device),
+        facts=facts,
+        norms=tuple(settable_norms(network)),
+    )
 
 
 def _read_transformer(

@@ -14,6 +14,7 @@ from vader.encoders.dilation import dilate
 from vader.encoders.spec import CNN_VARIANTS
 from vader.errors import BadInput
 from vader.models.backbones import CNN, LEVEL_STRIDES, STRIDE
+from vader.models.groupnorm import settable_norms
 from vader.models.network import hypercolumn
 from vader.models.padding import mean_padded
 
@@ -45,7 +46,8 @@ def read_cnn(encoder: CNN, variant: str, name: str, facts: dict[str, Any], devic
         read = lambda images: _level(encoder, images, index, COARSEST, stride)  # noqa: E731
     else:
         raise BadInput(f"{name}: expected of a CNN one of {', '.join(CNN_VARIANTS)}, got @{variant}")
-    return DenseEncoder(name, stride, channels, on_device(read, device), facts=facts)
+    norms = tuple(settable_norms(encoder))
+    return DenseEncoder(name, stride, channels, on_device(read, device), facts=facts, norms=norms)
 
 
 def on_device(read: Callable[[Tensor], Tensor], device: str | torch.device) -> Callable[[Tensor], Tensor]:

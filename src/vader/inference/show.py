@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.encoders.dense import DenseEncoder
-from vader.encoders.tiling import tiled
+from vader.encoders.features import map_of
 from vader.errors import BadInput, UnreadableImage
 from vader.images.colour import paint
 from vader.images.decode import decode
@@ -69,16 +69,6 @@ def labels(read: Sequence[Shown]) -> list[str]:
     return names if len(set(names)) == len(names) else ["/".join(Path(one.name).parts[-2:]) for one in read]
 
 
-def _map(encoder: DenseEncoder, image: np.ndarray) -> Float[Tensor, "D h w"]:
-    """Normalised embeddings, on the CPU. Raises BadInput if they are not finite."""
-    with torch.inference_mode():
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-        found = tiled(encoder, pixels)[0]
-    if not found.isfinite().all():
-        raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
-    return found
-
-
 def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
     """(h, w, 3) colours of maps (D, h, w): their first three principal components, one basis and scale for all.
 
@@ -104,7 +94,7 @@ def show_pca(
     read = read_some(images, count, size)
     columns = []
     for encoder in encoders:
-        maps = [_map(encoder, one.pixels) for one in read]
+        maps = [map_of(encoder, one.pixels) for one in read]
         columns.append(pca_colours(maps) if basis == "panel" else [pca_colours([one])[0] for one in maps])
     beside = max(1, COLUMNS // (1 + len(encoders)))
     names = called(encoders) or [""]
@@ -137,7 +127,7 @@ def show_matches(
         cells, points = choose_matches(pair, config, STRIDE, lines, generator(seed, 0, number, 2))
         views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
         for encoder in encoders:
-            first, second = (_fine(_map(encoder, view), encoder.stride, view.shape[:2]) for view in views)
+            first, second = (_fine(map_of(encoder, view), encoder.stride, view.shape[:2]) for view in views)
             queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
             centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
             found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
@@ -190,13 +180,13 @@ def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, f
 
     The most similar images first.
     """
-    first = _map(encoder, read[0].pixels)
+    first = map_of(encoder, read[0].pixels)
     at = torch.tensor([[place]], dtype=torch.float32)
     vector = F.normalize(read_at(first[None], at, encoder.stride)[0, 0], dim=0)
     own = torch.einsum("d,dhw->hw", vector, first)
     found = []
     for (_, image, _), label in zip(read[1:], labels(read)[1:], strict=True):
-        heat = torch.einsum("d,dhw->hw", vector, _map(encoder, image))
+        heat = torch.einsum("d,dhw->hw", vector, map_of(encoder, image))
         row, column = divmod(int(heat.argmax()), heat.shape[1])
         height, width = image.shape[:2]
         best = (min((column + 0.5) * encoder.stride, width), min((row + 0.5) * encoder.stride, height))

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from vader.models.backbones import CNN, LEVEL_STRIDES, STRIDE
+from vader.models.groupnorm import GroupNorm
 from vader.models.padding import mean_padded
 
 
@@ -69,7 +70,7 @@ class Decoder(nn.Module):
             for i in range(max(1, doublings)):
                 conv = nn.Conv2d(width_in if i == 0 else width, width, 3, padding=1, bias=False)
                 nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-                blocks += [conv, nn.GroupNorm(_groups(width), width), nn.ReLU(inplace=True)]
+                blocks += [conv, GroupNorm(_groups(width), width), nn.ReLU(inplace=True)]
                 if doublings:
                     blocks.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.branches.append(nn.Sequential(*blocks))

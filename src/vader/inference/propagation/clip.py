@@ -12,6 +12,7 @@ from jaxtyping import Float, Integer, Shaped, UInt8
 from torch import Tensor
 
 from vader.encoders import DenseEncoder
+from vader.encoders.features import maps_of, to_tensor
 from vader.errors import BadInput
 from vader.inference.propagation.context import Context, Held, with_objects
 from vader.inference.propagation.labels import cell_labels, pixel_labels, resized_mask
@@ -186,10 +187,8 @@ def see(
     device: str | torch.device = "cpu",
 ) -> Float[Tensor, "D h w"]:  # fmt: skip
     """The map of a picture that the protocol compares: L2-normalised for the cosine, else the features."""
-    pixels = torch.from_numpy(protocol.resized(picture, encoder.stride)).to(device)
-    images = pixels.permute(2, 0, 1)[None].float().div_(255)
-    with torch.no_grad():
-        return (encoder.embed if protocol.similarity == "cosine" else encoder.features)(images)[0].float()
+    images = to_tensor([protocol.resized(picture, encoder.stride)]).to(device)
+    return maps_of(encoder, images, embed=protocol.similarity == "cosine")[0]
 
 
 def _same_size(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

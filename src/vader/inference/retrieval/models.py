@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32, UInt8
 
 from vader.encoders import DenseEncoder, fit, open_encoder
+from vader.encoders.features import map_of
 from vader.encoders.spec import parse
-from vader.encoders.tiling import tiled
 from vader.errors import BadInput, UnreadableImage
 from vader.images.decode import decode
 from vader.images.sources import ImageList
@@ -142,12 +141,7 @@ def _readable(path: Path) -> bool:
 
 
 def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
-        found = tiled(encoder, images)[0].float().permute(1, 2, 0).cpu().numpy()
-    if not np.isfinite(found).all():
-        raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(map_of(encoder, pixels).permute(1, 2, 0).numpy())
 
 
 def _probe(encoder: DenseEncoder) -> np.ndarray:
