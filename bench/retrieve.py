@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from timing import alternate, report
 
+from vader.images.pictures import read_picture
 from vader.images.sources import list_images
 from vader.inference.retrieval import faiss_index as search
 from vader.inference.retrieval.building import at_stride
 from vader.inference.retrieval.measuring import QUERIES, between_cells, measure
-from vader.inference.retrieval.models import open_model, read_picture
+from vader.inference.retrieval.models import open_model
 from vader.inference.retrieval.table import map_values
 
 CENTRES, WALK, STEP, SPREAD = 2000, 50, 0.35, 0.6

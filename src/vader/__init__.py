@@ -10,41 +10,51 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from vader.exams.compare import compare
-    from vader.exams.evaluate import evaluate
-    from vader.inference.propagate import propagate
-    from vader.models.checkpoint import load_model as load
+    from vader.encoders.dense import DenseEncoder
+    from vader.encoders.opening import load
+    from vader.errors import VaderError
+    from vader.exams.verbs import compare, evaluate
+    from vader.inference.verbs import browse, embed, index, propagate, retrieve, show
+    from vader.models.network import NetworkConfig
+    from vader.pretraining import recipes
     from vader.pretraining.config import PretrainConfig
-    from vader.pretraining.pretrain import pretrain
+    from vader.pretraining.start import pretrain
     from vader.pretraining.views import ViewConfig
+    from vader.scenes.verbs import scenes
 
 _WHERE = {
-    "compare": ("vader.exams.compare", "compare"),
-    "evaluate": ("vader.exams.evaluate", "evaluate"),
-    "load": ("vader.models.checkpoint", "load_model"),
-    "pretrain": ("vader.pretraining.pretrain", "pretrain"),
-    "propagate": ("vader.inference.propagate", "propagate"),
-    "PretrainConfig": ("vader.pretraining.pretrain", "PretrainConfig"),
-    "ViewConfig": ("vader.pretraining.views", "ViewConfig"),
-    "NetworkConfig": ("vader.models.network", "NetworkConfig"),
-    "recipes": ("vader.pretraining.recipes", None),
-    "VaderError": ("vader.errors", "VaderError"),
+    "browse": "vader.inference.verbs",
+    "compare": "vader.exams.verbs",
+    "embed": "vader.inference.verbs",
+    "evaluate": "vader.exams.verbs",
+    "index": "vader.inference.verbs",
+    "load": "vader.encoders.opening",
+    "pretrain": "vader.pretraining.start",
+    "propagate": "vader.inference.verbs",
+    "retrieve": "vader.inference.verbs",
+    "scenes": "vader.scenes.verbs",
+    "show": "vader.inference.verbs",
+    "recipes": "vader.pretraining",
+    "DenseEncoder": "vader.encoders.dense",
+    "NetworkConfig": "vader.models.network",
+    "PretrainConfig": "vader.pretraining.config",
+    "ViewConfig": "vader.pretraining.views",
+    "VaderError": "vader.errors",
 }
 __all__ = [
-    "NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "compare", "evaluate", "load", "pretrain",
-    "propagate", "recipes",
+    "DenseEncoder", "NetworkConfig", "PretrainConfig", "VaderError", "ViewConfig", "browse", "compare", "embed",
+    "evaluate", "index", "load", "pretrain", "propagate", "recipes", "retrieve", "scenes", "show",
 ]  # fmt: skip
 
 
 class _Package(ModuleType):
-    """A package whose public names stay what they are when a file of the same name is imported.
+    """A package whose verb `scenes` stays a function when the room of the same name is imported.
 
-    Importing `vader.pretrain` would else put the file in the place of the function, in this process, for good.
-    `from vader.pretrain import PretrainConfig` finds the file in `sys.modules` and needs no such attribute.
+    `from vader.scenes.world import ...` finds the room in `sys.modules` and needs no such attribute.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and _WHERE.get(name, (None, None))[1]):
+        if not (name == "scenes" and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 
@@ -56,8 +66,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'vader' has no attribute {name!r}")
     from importlib import import_module
 
-    module, attribute = _WHERE[name]
-    return getattr(import_module(module), attribute) if attribute else import_module(module)
+    where = _WHERE[name]
+    if name == "recipes":
+        return import_module(f"{where}.recipes")
+    return getattr(import_module(where), name)
 
 
 def __dir__() -> list[str]:

@@ -27,3 +27,7 @@ class DivergedRun(VaderError):
 
 class MissingExtra(VaderError):
     """An optional dependency is not installed."""
+
+
+class BadUsage(BadInput):
+    """Words of a call that do not go together; exit code 2 on the command line."""

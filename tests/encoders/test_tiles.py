@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from vader.inference.embed import embed, embed_to_disk
 
 from vader.encoders import open_encoder
 from vader.encoders import tiling as tiles
@@ -21,7 +22,6 @@ from vader.encoders.opening import fresh_encoder
 from vader.encoders.tiling import by_tiles, spans, tile_for, weights
 from vader.errors import BadInput
 from vader.images.sources import list_images
-from vader.inference.embed import embed, embed_to_disk
 from vader.models.groupnorm import Statistics, settable_norms
 from vader.models.network import NetworkConfig, build
 

@@ -27,7 +27,7 @@ from vader.datasets.davis import open_davis
 from vader.datasets.opening import open_labelled
 from vader.errors import BadInput
 from vader.exams import protocols
-from vader.exams.compare import compare
+from vader.exams.compare import join_reports as compare
 from vader.exams.evaluate import Evaluation, evaluate
 from vader.exams.files import folder_names, read_pictures
 from vader.exams.kinds import EXAMS

@@ -17,6 +17,7 @@ import torch
 from vader.encoders import open_encoder
 from vader.errors import BadInput
 from vader.images.decode import decode
+from vader.images.pictures import Picture
 from vader.images.sources import list_images
 from vader.inference.retrieval import building
 from vader.inference.retrieval import faiss_index as search
@@ -24,7 +25,6 @@ from vader.inference.retrieval import index as opening
 from vader.inference.retrieval.building import IndexConfig, at_stride, build_index
 from vader.inference.retrieval.index import Index, open_index
 from vader.inference.retrieval.measuring import between_cells, measure
-from vader.inference.retrieval.models import Picture
 from vader.inference.retrieval.query import query_vector, retrieve
 from vader.inference.retrieval.table import BEGUN, CELLS, INDEX, MANIFEST, ROWS, VECTORS
 

@@ -17,9 +17,10 @@ from vader.encoders.features import map_of
 from vader.encoders.opening import fresh_encoder
 from vader.errors import BadInput
 from vader.images.geometry import read_at
+from vader.images.pictures import read_some
 from vader.images.sources import ImageList, list_images
 from vader.inference import show
-from vader.inference.show import called, find_similar, pca_colours, place_in, read_some
+from vader.inference.show import called, find_similar, pca_colours, place_in
 from vader.models.checkpoint import save_model
 from vader.models.network import NetworkConfig, build
 from vader.reports import draw
@@ -71,7 +72,7 @@ def test_maps_are_drawn_where_their_cells_lie(tmp_path: Path, monkeypatch: pytes
     """A picture of 100 x 40 px has cells of 16 px that reach to 112 x 48."""
     picture = np.full((40, 100, 3), (255, 0, 0), np.uint8)
     picture[32:, 96:] = (0, 0, 255)
-    read = [show.Shown(name, picture, (100, 40)) for name in ("a.png", "b.png")]
+    read = [Picture(name, picture, (100, 40)) for name in ("a.png", "b.png")]
     itself, other = find_similar(colours(16), read, (98.0, 38.0))
     assert other.best == (100, 40), "the last cell's centre lies beyond the picture"
     figures = []
@@ -213,7 +214,7 @@ def test_headings_are_short_and_never_alike() -> None:
 
 def test_frames_of_two_clips_go_by_their_folders() -> None:
     def shown(*names: str) -> list[show.Shown]:
-        return [show.Shown(name, np.zeros((32, 32, 3), np.uint8), (32, 32)) for name in names]
+        return [Picture(name, np.zeros((32, 32, 3), np.uint8), (32, 32)) for name in names]
 
     assert show.labels(shown("/a/b/0.jpg", "1.jpg")) == ["0.jpg", "1.jpg"]
     assert show.labels(shown("/a/camel/0.jpg", "/a/cows/0.jpg")) == ["camel/0.jpg", "cows/0.jpg"]

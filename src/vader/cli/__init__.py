@@ -1,10 +1,10 @@
-"""The command line. Thin: it turns words into calls of the library; torch is imported inside commands only."""
+"""The command line. Thin: every verb is a public function of the library; torch is imported when a verb runs."""
 
 from vader.runtime.interrupts import listen
 
 listen()  # before all that takes its time
 
-from vader.cli import exams, learning, propagation, retrieval  # noqa: E402
+from vader.cli import verbs  # noqa: E402
 from vader.cli.app import app, main  # noqa: E402
 
-__all__ = ["app", "exams", "learning", "main", "propagation", "retrieval"]
+__all__ = ["app", "main", "verbs"]

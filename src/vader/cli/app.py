@@ -1,17 +1,23 @@
-"""What all verbs share: the application, the words of common flags, what is said where, and exit codes."""
+"""The application: every verb is a public function of the library, its flags are the function's parameters.
+
+Added here are `--json`, how a few values are written in words, what is printed where, and exit codes.
+"""
 
 import errno
+import inspect
 import io
+import json
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError
 
 from vader import __version__
-from vader.errors import VaderError
+from vader.cli.settings import parse_boxes, parse_points, parse_settings
+from vader.errors import BadUsage, VaderError
 from vader.runtime.interrupts import EAR
 
 app = App(
@@ -21,13 +27,69 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says what it has to say
 )
 
-Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
-Quiet = Annotated[bool, Parameter(negative="")]
-Json = Annotated[bool, Parameter(name="--json", negative="")]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+Words = list[str] | None
+
+# Parameters that are written otherwise on the command line: the annotation there, and words -> value.
+SPELT: dict[str, tuple[Any, Callable[[Any], Any]]] = {
+    "settings": (Annotated[Words, Parameter(name="--set", negative="")], lambda words: parse_settings(words or [])),
+    "at": (Annotated[Words, Parameter(negative="")], lambda words: parse_points(words or [])),
+    "box": (Annotated[Words, Parameter(negative="")], lambda words: parse_boxes(words or [])),
+    "film": (Annotated[bool, Parameter(name="--video", negative="--no-video")], bool),
+}
+PYTHON_ONLY = {"watch"}
+FLAGS_WITHOUT_NO = {"quiet", "freeze_encoder"}
 
 
-def say(result: Path) -> None:
+def add(
+    verb: Callable[..., Any], words: tuple[str, ...] = (), **spelt: tuple[Any, Callable[[Any], Any]]
+) -> Callable[..., Any]:
+    """Make a public function a verb of the command line.
+
+    `spelt` are further parameters that are written otherwise. Positional parameters in `words` share a row of words:
+    the last word is the last parameter's, all before it the first one's (MODEL... IMAGES).
+    """
+    ways = SPELT | spelt
+    parameters = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        if name in words[:-1] or name in PYTHON_ONLY:
+            continue
+        if name in words:
+            help_of_words = f"{'... '.join(word.upper() for word in words).replace('S...', '...')}; see below."
+            shared = Annotated[str, Parameter(help=help_of_words)]
+            parameters.append(inspect.Parameter("words", inspect.Parameter.VAR_POSITIONAL, annotation=shared))
+            continue
+        default, annotation = parameter.default, parameter.annotation
+        if name in ways:
+            annotation, default = ways[name][0], None if default == () else default
+        elif name in FLAGS_WITHOUT_NO:
+            annotation = Annotated[bool, Parameter(negative="")]
+        parameters.append(parameter.replace(annotation=annotation, default=default))
+    asked = inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+    signature = inspect.Signature([*parameters, asked])
+
+    def run(*positional: Any, json_: bool = False, **named: Any) -> None:
+        values = dict(signature.bind(*positional, **named).arguments)
+        if words:
+            values |= _shared(words, values.pop("words", ()))
+        result = verb(**{name: ways[name][1](value) if name in ways else value for name, value in values.items()})
+        say(json.dumps(result.as_json(), indent=2, ensure_ascii=False) if json_ else str(result))
+
+    run.__name__, run.__doc__ = verb.__name__, verb.__doc__
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+    app.command(run, name=verb.__name__)
+    return run
+
+
+def _shared(names: tuple[str, ...], words: tuple[str, ...]) -> dict[str, Any]:
+    if len(words) < len(names):
+        forms = " ".join(f"{name.upper().removesuffix('S')}..." for name in names[:-1])
+        raise BadUsage(f"expected {forms} {names[-1].upper()}, found {' '.join(words) or 'neither'}")
+    return {names[0]: list(words[:-1]), names[-1]: words[-1]}
+
+
+def say(result: str) -> None:
     """A result, on standard output; once, however many processes made it."""
     from vader.runtime.processes import is_first_process
 
@@ -44,13 +106,13 @@ def warn(message: str) -> None:
             print(f"warning: {message}", file=sys.stderr)
 
 
-def fail(message: str) -> None:
-    """One line on standard error, from the first process alone, and exit code 1."""
+def fail(message: str, code: int = 1) -> None:
+    """One line on standard error, from the first process alone, and an exit code."""
     from vader.runtime.processes import is_first_process
 
     if is_first_process():
         print(f"vader: {' '.join(message.splitlines())}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(code)
 
 
 # What the place to write or read gives, and no mistake of ours: full, over quota, read-only, forbidden, broken.
@@ -64,7 +126,7 @@ def main() -> None:
     try:
         _run()
     except BaseException:
-        # An interrupt that was lost on its way up may have torn an import, or nobody asked for it in time.
+        # An interrupt that was lost on its way up may have torn an import, or no code asked for it in time.
         if EAR.received is not None:
             raise SystemExit(130) from None
         raise
@@ -77,6 +139,8 @@ def _run() -> None:
     except CycloptsError as error:
         print(f"vader: {' '.join(str(error).split())} (vader --help)", file=sys.stderr)
         raise SystemExit(2) from None
+    except BadUsage as error:
+        fail(f"{error} (vader --help)", 2)
     except VaderError as error:
         fail(str(error))
     except OSError as error:

@@ -42,6 +42,16 @@ class DenseEncoder:
     unfitted: "DenseEncoder | None" = None
     norms: tuple[GroupNorm, ...] = ()
 
+    @property
+    def identity(self) -> str:
+        """What tells it from other encoders wherever its file lies: of our models the card's SHA-256."""
+        spec, lineage = str(self.facts.get("spec", self.name)), self.facts.get("lineage")
+        if isinstance(lineage, dict) and "@" not in spec:
+            return str(lineage["sha256"])
+        read = "@".join(["", *spec.rpartition("/")[2].split("@")[1:]])
+        names = [self.facts.get(key) for key in ("source", "network", "sha256", "seed")]
+        return " ".join(str(name) for name in names if name is not None) + read
+
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
         """L2-normalised maps, whose products are similarities."""
         if self.to_embedding:

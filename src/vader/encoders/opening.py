@@ -6,22 +6,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vader.encoders.dense import DenseEncoder, await_fitting
+from vader.encoders.fitting import fit
 from vader.encoders.handmade import raw_colours, sift
 from vader.encoders.spec import Spec, parse, share_weights
 from vader.encoders.variants import normalisation, on_device, read_cnn
 from vader.encoders.weights import family_network, named_network
 from vader.errors import BadInput
+from vader.images.pictures import FITTED_ON, Pixels, Some
+from vader.images.sources import ImageList
 from vader.models.backbones import CNN, STRIDE, ViT, backbone
 from vader.models.checkpoint import find_model, load_model
 from vader.models.cost import fitting_decoder
 from vader.models.groupnorm import settable_norms
 from vader.models.network import DenseNetwork, Network, NetworkConfig, build
 from vader.models.padding import edge_padded
+from vader.runtime.processes import choose_device, choose_precision
+from vader.runtime.progress import Say, silent
 
 
-def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | None = None) -> DenseEncoder:
+def open_encoder(
+    spec: str, device: str | torch.device = "cpu", weights: Path | None = None, precision: str = "fp32"
+) -> DenseEncoder:
     """The encoder that `spec`, [NAME=]SOURCE[@VARIANT[:D]][@centred], names. SOURCE is one of
 
     * a run folder or `model.safetensors`: VADeR's own map, MoCo's hypercolumn;
@@ -40,7 +48,7 @@ def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | 
     Raises BadInput for anything else, BadCheckpoint for a file that does not fit.
     """
     asked = parse(spec, weights)
-    encoder = _with_facts(_source(asked, device), asked.text)
+    encoder = _with_facts(_in_precision(_source(asked, device), device, precision), asked.text)
     if asked.dim is not None:
         encoder = await_fitting(encoder, asked.text, asked.dim)
     if asked.centred:
@@ -48,8 +56,25 @@ def open_encoder(spec: str, device: str | torch.device = "cpu", weights: Path | 
     return replace(encoder, name=asked.title) if asked.title else encoder
 
 
+def load(model: str | Path, *, device: str = "auto", precision: str = "fp32") -> Network | DenseEncoder:
+    """Load a model: of a run folder or `model.safetensors` the network, of other words of `open_encoder` the encoder.
+
+    Both have `embed(images)`: float images (B, 3, H, W) in [0, 1] on the model's device -> L2-normalised maps
+    (B, D, h, w); `features(images)` are the same before they are normalised. A network's `card` says what it was made
+    of, an encoder's `facts` do. Raises BadInput for what names nothing, BadCheckpoint for a file that does not fit.
+    """
+    where = choose_device(device)
+    asked = parse(str(model))
+    if asked.kind == "model" and (asked.variant, asked.dim, asked.centred) == (None, None, False):
+        return load_model(str(asked.file), where)
+    return open_encoder(str(model), where, precision=precision)
+
+
 def open_encoders(
-    specs: Sequence[str | DenseEncoder], device: str | torch.device = "cpu", weights: Path | None = None
+    specs: Sequence[str | DenseEncoder],
+    device: str | torch.device = "cpu",
+    weights: Path | None = None,
+    precision: str = "fp32",
 ) -> list[DenseEncoder]:
     """Each encoder that a spec of `open_encoder` names; encoders are taken as they are.
 
@@ -58,7 +83,25 @@ def open_encoders(
     """
     words = [one for one in specs if isinstance(one, str)]
     files = dict(zip(words, share_weights(words, weights), strict=True))
-    return [open_encoder(one, device, files[one]) if isinstance(one, str) else one for one in specs]
+    return [open_encoder(one, device, files[one], precision) if isinstance(one, str) else one for one in specs]
+
+
+def open_for_images(
+    spec: str | Path,
+    images: ImageList,
+    size: int | None,
+    device: str,
+    *,
+    precision: str = "fp32",
+    say: Say = silent,
+) -> DenseEncoder:
+    """The encoder of a spec, fitted on 64 of the images, evenly from the list, if it has to see some first."""
+    encoder = open_encoder(str(spec), device, precision=precision)
+    if encoder.pending is None:
+        return encoder
+    some = Some(images, FITTED_ON, size)
+    say(f"fitting {encoder.name} on {len(some)} of the images")
+    return fit(encoder, Pixels(some))
 
 
 def fresh_encoder(config: NetworkConfig, name: str, seed: int = 0, device: str | torch.device = "cpu") -> DenseEncoder:
@@ -95,6 +138,19 @@ def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
     if isinstance(found, CNN):
         return read_cnn(found, variant or "hypercolumn", told, facts, device)
     return _read_transformer(found, variant, told, facts, device)
+
+
+def _in_precision(encoder: DenseEncoder, device: str | torch.device, precision: str) -> DenseEncoder:
+    """The encoder, its features computed in bfloat16 where autocast allows it, if that is asked for."""
+    kind = torch.device(device).type
+    if choose_precision(precision, kind) == "fp32":
+        return encoder
+
+    def features(images: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16):
+            return encoder.features(images).float()
+
+    return replace(encoder, features=features, facts=encoder.facts | {"precision": "bf16"})
 
 
 def _with_facts(encoder: DenseEncoder, spec: str) -> DenseEncoder:

@@ -16,7 +16,7 @@ from vader.reports.tables import Row, Table
 from vader.runtime.files import make_folder, write_atomic
 
 
-def compare(folders: Sequence[str | Path]) -> Report:
+def join_reports(folders: Sequence[str | Path]) -> Report:
     """The rows of all reports in one table, and the differences between their encoders, paired over pictures.
 
     Of rows of one name the later ones are told apart by their report's folder; rows that are equal to the last number

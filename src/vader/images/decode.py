@@ -41,8 +41,8 @@ _KINDS = {
 }
 
 
-def decode(source: Path | bytes, shortest: int = 0) -> np.ndarray:
-    """Decode one image file (a path, or the file's bytes) -> uint8 (H, W, 3) RGB, C-contiguous and writable.
+def decode(source: Path | bytes, shortest: int = 0, name: str = "image") -> np.ndarray:
+    """Decode an image file (a path, or bytes, `name`d in messages) -> uint8 (H, W, 3) RGB, C-contiguous and writable.
 
     JPEG, PNG, WebP, BMP, TIFF and GIF; of several pages or frames the first. The orientation that Exif (in TIFF: the
     file's own tag) asks for is applied; colour profiles are not. Transparency is laid over white. 16-bit samples are
@@ -54,7 +54,7 @@ def decode(source: Path | bytes, shortest: int = 0) -> np.ndarray:
     Raises `UnreadableImage` when the file cannot be read, is truncated or corrupt, or holds what has no one RGB
     picture: floating point or negative values, values above 65535, two or more than four channels.
     """
-    with _explained("image" if isinstance(source, bytes) else source):
+    with _explained(name if isinstance(source, bytes) else source):
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         kind = _kind(data[:16])
         pixels = _decode_jpeg(data, shortest) if kind == "JPEG" else _decode_other(data, kind)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from vader.errors import BadInput
+from vader.errors import BadInput, UnreadableImage
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -32,6 +32,15 @@ class ImageList:
     def path(self, i: int) -> Path:
         """The file of image i, 0 <= i < len(self)."""
         return self.root / self.names[i]
+
+    def read(self, i: int) -> bytes:
+        """The bytes of image i's file. Raises UnreadableImage, naming the file."""
+        path = self.path(i)
+        try:
+            return path.read_bytes()
+        except OSError as fault:
+            reason = f"expected a readable, whole image file: {fault.strerror or fault}"
+            raise UnreadableImage(f"{path}: {reason}") from fault
 
     def fingerprint(self) -> str:
         """Hexadecimal SHA-256 of all names and file sizes, in order. Looks at every file's size, reads none.

@@ -3,7 +3,6 @@
 Memory does not grow with the clip: a frame, the context of the protocol, and no more.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -18,16 +17,16 @@ from vader.datasets.davis import mask_png
 from vader.encoders import DenseEncoder, fit, open_encoder
 from vader.encoders.spec import parse
 from vader.errors import BadInput
+from vader.images.pictures import MIN_SIDE
 from vader.images.video import Broken, Clip, can_read_videos, open_clip
 from vader.inference.propagation import PropagationProtocol, Propagator, find_protocol
 from vader.inference.propagation.clip import see
 from vader.inference.propagation.given import Given, check_objects, check_places, read_masks
 from vader.inference.propagation.pictures import FILM, GIF, MASKS, draw
-from vader.models.padding import MIN_SIDE
-from vader.runtime.files import make_folder, remove_leftovers, write_atomic, write_json
+from vader.runtime.files import claim, make_folder, remove_leftovers, write_atomic, write_json
 from vader.runtime.interrupts import catch_interrupts
 from vader.runtime.processes import choose_device
-from vader.runtime.progress import Told
+from vader.runtime.progress import Progress
 from vader.runtime.states import load_state, save_state, states
 
 FORMAT = 1
@@ -38,7 +37,7 @@ KEEP_EVERY = 60.0  # seconds of work that a kill may cost; to put a state away t
 Say = Callable[[str], None]
 
 
-def propagate(
+def propagate_clip(
     model: str,
     video: Path,
     masks: Path,
@@ -48,6 +47,7 @@ def propagate(
     size: int | None = None,
     weights: Path | None = None,
     device: str = "auto",
+    precision: str = "fp32",
     film: bool = True,
     keep_every: float = KEEP_EVERY,
     say: Say | None = None,
@@ -78,13 +78,13 @@ def propagate(
     check_places(Path(video), Path(masks), Path(out))
     given = read_masks(Path(masks), clip)
     where = choose_device(device)
-    encoder = open_encoder(model, where, weights)
+    encoder = open_encoder(model, where, weights, precision)
     check_objects(given, way, way.size(*clip.size, encoder.stride), say)
     begun: dict[str, Any] = {
         "format": FORMAT, "model": _identity(model, weights, encoder), "protocol": protocol, "settings": way.facts(),
         "video": clip.fingerprint(), "masks": given.digest,
     }  # fmt: skip
-    done = _claim(out, begun)
+    done = claim(out, begun, what="masks", begun_name=BEGUN, done_name=DONE)
     wanted = (FILM if can_read_videos() else GIF) if film else None
     if done is not None and (wanted is None or any((out / name).is_file() for name in (FILM, GIF))):
         say(f"{out} is whole already; nothing was done")
@@ -108,23 +108,6 @@ def _identity(model: str, weights: Path | None, encoder: DenseEncoder) -> dict[s
         "sha256": sha, "variant": asked.variant, "dim": asked.dim, "centred": asked.centred, "stride": encoder.stride,
         "channels": encoder.channels,
     }  # fmt: skip
-
-
-def _claim(out: Path, begun: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the folder ours, or find it ours; what it says if it is whole."""
-    for name in (DONE, BEGUN):
-        if (out / name).is_file():
-            found = json.loads((out / name).read_text())
-            if other := [key for key in begun if found.get(key) != begun[key]]:
-                raise BadInput(
-                    f"--out: {out} holds masks of another {' and another '.join(other)}; choose another folder"
-                )
-            return found if name == DONE else None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"--out: expected a new or empty folder, {out} is not; choose another or remove it")
-    make_folder(out)
-    write_json(out / BEGUN, begun)
-    return None
 
 
 def _tidy(out: Path) -> None:
@@ -153,7 +136,8 @@ def _carry(
         record = {key: kept[key] for key in record}
         say(f"going on after {record['frames']} frames")
     make_folder(out / MASKS)
-    told, since, kept_at = Told(say, clip.total, record["frames"]), time.monotonic(), record["frames"]
+    since, kept_at = time.monotonic(), record["frames"]
+    told = Progress("", clip.total, say, unit="frames", start=kept_at)
 
     def keep() -> None:
         nonlocal since, kept_at
@@ -172,7 +156,7 @@ def _carry(
                 write_atomic(out / MASKS / f"{clip.name(number)}.png", mask_png(found.astype(np.uint8)))
                 record["masks_written"] += 1
             record["frames"] = number + 1
-            told(number + 1)
+            told()
             if interrupts.received:
                 keep()
                 raise KeyboardInterrupt(f"stopped after frame {clip.name(number)}; the same command goes on from there")

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from vader.encoders.dense import DenseEncoder
 from vader.encoders.features import map_of
-from vader.errors import BadInput, UnreadableImage
+from vader.errors import BadInput
 from vader.images.colour import paint
-from vader.images.decode import decode
 from vader.images.geometry import cell_centres, read_at, read_cells
+from vader.images.pictures import Picture, read_some
 from vader.images.sources import ImageList
-from vader.inference.embed import resize_short_side
 from vader.models.backbones import STRIDE
 from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
 from vader.reports import draw
 
-LARGEST = 512  # pixels of the short side, unless a size is asked for: pictures are for eyes
 SEARCHED = 25  # times the pictures shown: how many images `similar` looks through
 HEADING = 24  # characters that fit above a picture; the variant of a longer name goes to a second line
 COLUMNS = 6  # of a page of PCA colours; more if one image and its maps need them
@@ -38,32 +36,7 @@ BASES = {
 }
 
 
-class Shown(NamedTuple):
-    """An image to show: its name, its pixels (H, W, 3) as the encoder sees them, and its own width and height."""
-
-    name: str
-    pixels: np.ndarray
-    original: tuple[int, int]
-
-
-def read_some(images: ImageList, count: int, size: int | None) -> list[Shown]:
-    """Up to `count` readable images, evenly from the list."""
-    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-    read = []
-    for index in dict.fromkeys(chosen.tolist()):
-        try:
-            image = decode(images.path(index))
-        except UnreadableImage:
-            continue
-        short = min(image.shape[:2])
-        pixels = resize_short_side(image, size or (LARGEST if short > LARGEST else None))
-        read.append(Shown(images.names[index], pixels, (image.shape[1], image.shape[0])))
-    if not read:
-        raise BadInput(f"none of the {len(chosen)} images tried could be read")
-    return read
-
-
-def labels(read: Sequence[Shown]) -> list[str]:
+def labels(read: Sequence[Picture]) -> list[str]:
     """The images' file names, with their folders where two would be alike, as in clips."""
     names = [Path(one.name).name for one in read]
     return names if len(set(names)) == len(names) else ["/".join(Path(one.name).parts[-2:]) for one in read]
@@ -122,7 +95,8 @@ def show_matches(
         raise BadInput(f"--size: expected a multiple of 32 px for views, got {size}")
     config = ViewConfig(size=size or trained_size(encoders))
     pairs, hits = [], []
-    for number, (_, image, _) in enumerate(read_some(images, count, None)):
+    for number, shown in enumerate(read_some(images, count, None)):
+        image = shown.pixels
         pair = draw_pair(config, image.shape[1], image.shape[0], STRIDE, seed, 0, number)
         cells, points = choose_matches(pair, config, STRIDE, lines, generator(seed, 0, number, 2))
         views = [paint(render(image, view, config.size), view.colour) for view in pair.views]
@@ -163,7 +137,7 @@ class Likeness(NamedTuple):
     label: str
 
 
-def place_in(shown: Shown, at: tuple[float, float] | None) -> tuple[float, float]:
+def place_in(shown: Picture, at: tuple[float, float] | None) -> tuple[float, float]:
     """Where a point (x, y) of an image's file lies in the image as it is shown; None is the centre.
 
     Raises BadInput for a point outside the image.
@@ -172,10 +146,10 @@ def place_in(shown: Shown, at: tuple[float, float] | None) -> tuple[float, float
     x, y = at or (width / 2, height / 2)
     if not (0 <= x <= width and 0 <= y <= height):
         raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
-    return x * shown.pixels.shape[1] / width, y * shown.pixels.shape[0] / height
+    return shown.to_seen(x, y)
 
 
-def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, float]) -> list[Likeness]:
+def find_similar(encoder: DenseEncoder, read: list[Picture], place: tuple[float, float]) -> list[Likeness]:
     """The likeness of the pixel at `place` of the first image, as it is shown, to itself, then to the other images.
 
     The most similar images first.
@@ -185,7 +159,8 @@ def find_similar(encoder: DenseEncoder, read: list[Shown], place: tuple[float, f
     vector = F.normalize(read_at(first[None], at, encoder.stride)[0, 0], dim=0)
     own = torch.einsum("d,dhw->hw", vector, first)
     found = []
-    for (_, image, _), label in zip(read[1:], labels(read)[1:], strict=True):
+    for shown, label in zip(read[1:], labels(read)[1:], strict=True):
+        image = shown.pixels
         heat = torch.einsum("d,dhw->hw", vector, map_of(encoder, image))
         row, column = divmod(int(heat.argmax()), heat.shape[1])
         height, width = image.shape[:2]
@@ -207,7 +182,7 @@ def show_similar(
         itself, *others = find_similar(encoder, read, place)
         shown = [itself, *(one._replace(label=f"{one.label} {one.score:.2f}") for one in others[:count])]
         answers.append((heading, [one[1:] for one in shown]))
-    _, query, (width, height) = read[0]
+    query, (width, height) = read[0].pixels, read[0].original
     x, y = at or (width / 2, height / 2)
     title = f"most similar pixels to {labels(read)[0]} at ({x:.0f}, {y:.0f}) among {len(read) - 1} images"
     return draw.similar_beside(query, place, answers, out / "similar.png", title)

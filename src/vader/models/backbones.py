@@ -139,7 +139,7 @@ def published_tensors(name: str) -> tuple[dict[str, Tensor], str]:
         reason = (" ".join(str(error).split()) or type(error).__name__)[:ONE_LINE]
         raise BadInput(
             f"timm:{name}: expected weights to download or in the Hub's cache, got none ({reason}); "
-            f"name a file: timm:{name}=FILE, or --weights FILE"
+            f"give a file instead: timm:{name}=FILE, --weights FILE, or of a run --init FILE"
         ) from None
     source = (where.hf_hub_id or where.url) if where else name
     return dict(model.state_dict()), f"timm, {source}"

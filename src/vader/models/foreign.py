@@ -9,12 +9,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.serialization import safe_globals
 
 from vader.errors import BadCheckpoint
-from vader.models.backbones import CNN
+from vader.models.backbones import CNN, published_tensors
 from vader.models.checkpoint import read_tensors
 from vader.models.network import Network
 
@@ -54,12 +55,17 @@ class LoadReport:
         return text
 
 
-def initialise(network: Network, path: Path, allow_missing: tuple[str, ...] = ()) -> LoadReport:
+def initialise(network: Network, path: Path | Literal["timm"], allow_missing: tuple[str, ...] = ()) -> LoadReport:
     """Load a weight file into a network's encoder, or into all of it if the file is a vader model of the same shape.
+
+    "timm" stands for the weights that timm publishes for the encoder's name, from the Hub or its cache.
 
     `allow_missing` are patterns (regular expressions) of our names that the file need not have. Raises BadCheckpoint
     with the report if other names are missing or a shape differs.
     """
+    if path == "timm":
+        published, source = published_tensors(network.encoder.name)
+        return initialise_encoder(network.encoder, published, source, allow_missing=allow_missing)
     tensors = read_foreign(path)
     ours = network.state_dict()
     if tensors.keys() >= ours.keys() and not _differing(tensors, ours):

@@ -8,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.errors import BadInput
-
-MIN_SIDE = 32  # pixels; below it a CNN's coarsest level would hold nothing but padding
+from vader.images.pictures import MIN_SIDE
 
 
 def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -> Float[Tensor, "B 3 _ _"]:

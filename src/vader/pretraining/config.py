@@ -1,11 +1,15 @@
-"""Everything that determines a run, validated before it starts."""
+"""Everything that determines a run, validated before it starts; read from a TOML file, a run folder, KEY=VALUE."""
 
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from vader.errors import BadCheckpoint, BadInput
 from vader.models.network import NetworkConfig
 from vader.pretraining.views import ViewConfig
 
@@ -25,7 +29,7 @@ class PretrainConfig(BaseModel):
     seed: int = Field(0, ge=0)
 
     network: NetworkConfig = NetworkConfig()
-    init: Path | None = None  # weights to start from
+    init: Path | Literal["timm"] | None = None  # weights to start from; timm: the published ones of the encoder
     allow_missing: tuple[str, ...] = ()  # patterns of names that `init` need not have
     freeze_encoder: bool = False
 
@@ -71,11 +75,16 @@ class PretrainConfig(BaseModel):
     on_collapse: Literal["warn", "stop"] = "warn"
     tensorboard: bool = False
 
+    @field_validator("init", mode="before")
+    @classmethod
+    def _word(cls, init: Any) -> Any:
+        return "timm" if init is not None and str(init) == "timm" else init
+
     @field_validator("images", "init")
     @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
+    def _absolute(cls, path: Path | str | None) -> Path | str | None:
         """A run may be resumed from another folder than it was started in."""
-        return path and path.absolute()
+        return path.absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")
     def _fits_together(self) -> "PretrainConfig":
@@ -109,3 +118,52 @@ class FeedConfig:
     workers: int
     finish: Literal["worker", "device"] = "worker"  # where colours are changed
     hold: Literal["nothing", "memory", "device"] = "nothing"  # decoded images
+
+
+def read_config(run: Path) -> PretrainConfig:
+    """The config of a run folder, with the folder's place as it is now."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise BadInput(f"--resume: expected a run folder with a config.json, found none in {run}")
+    try:
+        return PretrainConfig.model_validate_json(path.read_text()).model_copy(update={"out": run})
+    except ValidationError as error:
+        raise BadCheckpoint(f"{path}: {explain(error)}") from None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Within it, settings that do not validate raise BadInput in words."""
+    try:
+        yield
+    except ValidationError as error:
+        raise BadInput(explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error in one line."""
+    parts = []
+    for problem in error.errors():
+        where = ".".join(str(x) for x in problem["loc"])
+        found = "" if problem["type"] in ("value_error", "missing") else f", found {problem['input']!r}"
+        parts.append(f"{where + ': ' if where else ''}{problem['msg'].removeprefix('Value error, ')}{found}")
+    return "; ".join(parts)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file of settings."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"--config {path}: expected a TOML file of settings, found {error}") from None
+
+
+def assign(changes: dict[str, Any], key: str, value: Any) -> None:
+    """changes['a']['b'] = value for key 'a.b'; a dict is merged into what is there."""
+    *path, last = key.split(".")
+    for part in path:
+        changes = changes.setdefault(part, {})
+        if not isinstance(changes, dict):
+            raise BadInput(f"--set {key}: {part} is no group of settings")
+    merged = isinstance(value, dict) and isinstance(changes.get(last), dict)
+    changes[last] = changes[last] | value if merged else value

@@ -25,13 +25,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vader.errors import BadInput, UnreadableImage, VaderError
 from vader.images.colour import paint, paint_batch
-from vader.images.decode import decode
+from vader.images.pictures import read_image
 from vader.images.sources import Faults, ImageList
 from vader.images.warp import BILINEAR_LIMIT, warp_batch
 from vader.pretraining.config import FeedConfig
 from vader.pretraining.views import Pair, ViewConfig, choose_matches, draw_pair, generator, render
 
-MIN_IMAGE_SIDE = 32  # pixels; smaller pictures are icons and thumbnails, and give 32 shared cells by chance at best
 REPLACEMENTS = 50  # how many images after an unreadable one are tried before giving up
 
 
@@ -64,16 +63,6 @@ def split(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     if share == 0:
         return np.sort(order), np.sort(order)  # too few to spare any: the exam uses the training images
     return np.sort(order[:share]), np.sort(order[share:])
-
-
-def read_image(images: ImageList, index: int, shortest: int = 0) -> np.ndarray:
-    """Image `index` decoded, (H, W, 3) uint8. Raises UnreadableImage, also for images under 32 px."""
-    path = images.path(index)
-    image = decode(path, shortest)
-    if min(image.shape[:2]) < MIN_IMAGE_SIDE:
-        height, width = image.shape[:2]
-        raise UnreadableImage(f"{path}: expected at least {MIN_IMAGE_SIDE} px a side, got {width}x{height}")
-    return image
 
 
 class Pairs(Dataset):

@@ -57,7 +57,7 @@ def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) ->
     return numbers, held
 
 
-def pretrain(
+def run_pretraining(
     config: PretrainConfig,
     *,
     resume: bool = False,

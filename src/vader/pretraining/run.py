@@ -6,6 +6,7 @@ The loop in `pretrain.py` says when; this says what is written where.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from vader.errors import BadInput, DivergedRun, UnreadableImage
 from vader.images import colour
+from vader.images.pictures import read_image
 from vader.images.sources import Faults, ImageList, list_images
 from vader.models.backbones import STRIDE
 from vader.models.checkpoint import save_model
@@ -21,7 +23,7 @@ from vader.models.cost import cost
 from vader.models.network import Network, hypercolumn
 from vader.pretraining import health, match_exam
 from vader.pretraining.config import FeedConfig, PretrainConfig
-from vader.pretraining.feed import Batch, Feed, Pairs, read_image, refuse_unusable, shortest_side, split
+from vader.pretraining.feed import Batch, Feed, Pairs, refuse_unusable, shortest_side, split
 from vader.pretraining.learner import Learner
 from vader.pretraining.objectives import OBJECTIVES
 from vader.runtime.files import atomic_folder, prepare_output, remove_leftovers, write_json
@@ -327,7 +329,7 @@ class Run:
         data = {k: v for k, v in self.record["data"].items() if k != "held_out"}
         settings = config.model_dump(mode="json", exclude={"images", "out"})
         told = self.record["init"]
-        if config.init:
+        if isinstance(config.init, Path):
             settings["init"] = config.init.name
             told = told and told.replace(str(config.init), config.init.name)
         card = {

@@ -15,7 +15,7 @@ import torch
 
 from vader.runtime.processes import describe_machine
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def describe(

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,36 @@ def prepare_output(folder: Path, argument: str = "--out") -> None:
                 f"{argument}: expected a new or empty folder, {folder} is not empty; choose another or remove it"
             )
     make_folder(folder, argument)
+
+
+def claim(
+    out: Path,
+    begun: Mapping[str, Any],
+    *,
+    what: str,
+    begun_name: str,
+    done_name: str | None = None,
+    differing: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]] | None = None,
+) -> dict[str, Any] | None:
+    """Make an output folder ours, or find that it is: what a finished one says, None to begin or to continue.
+
+    `begun` says what is to be made; it lies in the file `begun_name` until a finished folder says it in `done_name`.
+    `differing` names what differs between a folder's and the wanted one (default: the keys whose values differ).
+    Raises BadInput for a folder that holds `what` of something else, or something else.
+    """
+    for name in filter(None, (done_name, begun_name)):
+        if (out / name).is_file():
+            found = json.loads((out / name).read_text())
+            if other := (differing or _differing)(found, begun):
+                raise BadInput(f"--out: {out} holds {what} of another {', '.join(other)}; choose another folder")
+            return found if name == done_name else None
+    prepare_output(out)
+    write_json(out / begun_name, dict(begun))
+    return None
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return [key for key in {**wanted} if found.get(key) != wanted[key]]
 
 
 def make_folder(folder: Path, argument: str = "--out") -> None:

@@ -1,53 +1,34 @@
-"""How far a clip is."""
+"""How far something is: a line every few seconds with what is done, how fast, and how long the rest takes."""
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-TOLD_EVERY = 2.0  # seconds between lines
+EVERY = 5.0  # seconds between two lines
 
-
-class Told:
-    """Says every few seconds how many frames are done, how fast, and how long the rest will take."""
-
-    def __init__(self, say: Callable[[str], None], total: int, start: int = 0, what: str = "") -> None:
-        self.say, self.total, self.start, self.what = say, total, start, what
-        self.since = self.last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.last >= TOLD_EVERY or done == self.total:
-            self.last = now
-            speed = (done - self.start) / max(now - self.since, 1e-9)
-            rest = clock(max(0, self.total - done) / max(speed, 1e-9))
-            self.say(f"{self.what}{done}/{self.total} frames  {speed:.1f} frames/s  ETA {rest}")
+Say = Callable[[str], None]
 
 
-EVERY = 5.0  # seconds between two lines of progress
-
-
-@dataclass
 class Progress:
-    """Says every few seconds how many pictures are done, how fast, and how long the rest will take."""
+    """Says every few seconds how many of `total` units are done, how fast, and how long the rest takes.
 
-    what: str
-    total: int
-    say: Callable[[str], None] | None = None
+    `start` units were done before, by a run that this one resumes.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(self, what: str, total: int, say: Say | None = None, *, unit: str = "images", start: int = 0) -> None:
+        self.what, self.total, self.say, self.unit, self.start = what, total, say, unit, start
         self.since = self.last = time.monotonic()
-        self.done = 0
+        self.done = start
 
-    def __call__(self, count: int) -> None:
-        """`count` pictures more."""
+    def __call__(self, count: int = 1) -> None:
+        """`count` units more."""
         self.done += count
         now = time.monotonic()
-        if self.say and (now - self.last >= EVERY or self.done >= self.total):
+        if self.say and (now - self.last >= EVERY or self.done == self.total):
             self.last = now
-            speed = self.done / max(now - self.since, 1e-9)
-            rest = f", {(self.total - self.done) / speed:.0f} s left" if self.done < self.total else ""
-            self.say(f"{self.what}: {self.done} of {self.total} pictures, {speed:.1f} images/s{rest}")
+            speed = (self.done - self.start) / max(now - self.since, 1e-9)
+            left = f"  ETA {clock(max(0, self.total - self.done) / max(speed, 1e-9))}" if self.done < self.total else ""
+            self.say(f"{self.what}{self.done}/{self.total} {self.unit}  {speed:.1f} {self.unit}/s{left}")
 
 
 def clock(seconds: float) -> str:
@@ -59,3 +40,7 @@ def clock(seconds: float) -> str:
 def to_stderr(text: str) -> None:
     """Progress for the person who waits."""
     print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """No progress."""

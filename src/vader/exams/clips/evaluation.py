@@ -146,7 +146,7 @@ def sit_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Pla
 
     Raises BadInput for what is wrong with frames and masks, and for features that are not finite.
     """
-    progress = Progress(encoder.name, len(clips.frames), plan.say)
+    progress = Progress(f"{encoder.name}: ", len(clips.frames), plan.say)
 
     def go(clip: Clip) -> Found:
         return _propagated(encoder, clip, protocol, plan, progress)

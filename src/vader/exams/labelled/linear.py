@@ -104,7 +104,7 @@ def few_pictures(few: Few | None, names: Sequence[str], seeds: Sequence[int]) ->
 def encoded(
     encoder: DenseEncoder, examples: Sequence, protocol: Any, plan: Plan, split: str
 ) -> Iterator[tuple[Example, torch.Tensor]]:
-    progress = Progress(f"{encoder.name}, {split}", len(examples), plan.say)
+    progress = Progress(f"{encoder.name}, {split}: ", len(examples), plan.say)
     # `evaluation.exams.sit` decides once an encoder what its protocol says here.
     return encode(encoder, examples, batch=plan.batch, dtype=getattr(torch, protocol.features), progress=progress)
 

@@ -54,7 +54,7 @@ def square_segmentation(
     groups = _groups(protocol, sets, plan)
     size = [min(config.batch, len(some)) for some, _ in groups]
     total = config.epochs * sum(len(some) // n * n for n, (some, _) in zip(size, groups, strict=True))
-    progress = Progress(f"{encoder.name}, train", total, plan.say)
+    progress = Progress(f"{encoder.name}, train: ", total, plan.say)
     probes: list[LinearProbe] = []
     with plan.timed("features and heads"):
         for some, seeds in groups:
@@ -77,7 +77,7 @@ def square_segmentation(
 def binned_depth(encoder: DenseEncoder, protocol: BinnedDepth, sets: Sets, plan: Plan, keep: Keep) -> Result:
     """DINOv3's probes, one a seed; the headline is the Eigen crop's, as theirs."""
     config, groups = protocol.probe, _groups(protocol, sets, plan)
-    progress = Progress(f"{encoder.name}, train", len(groups) * config.steps * config.batch, plan.say)
+    progress = Progress(f"{encoder.name}, train: ", len(groups) * config.steps * config.batch, plan.say)
     probes: list[LinearProbe] = []
     for some, seeds in groups:
         with Store(plan.budget, plan.scratch) as pictures, Store(plan.budget, plan.scratch) as depths:

@@ -50,7 +50,7 @@ def match_pairs(
     found: list[Matches] = []
     unread: dict[int, str] = {}
     pictures = len({n for link in material.links for n in link})
-    progress = Progress(f"{encoder.name}, pairs", pictures, plan.say)
+    progress = Progress(f"{encoder.name}, pairs: ", pictures, plan.say)
     for block in blocks(material.links, plan.batch):
         with Store(plan.budget, plan.scratch) as store:
             maps = Maps(store)

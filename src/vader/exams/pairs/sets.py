@@ -30,8 +30,8 @@ from vader.exams.pairs import (
     view_of,
     warp_points,
 )
+from vader.images.pictures import read_image
 from vader.images.sources import list_images
-from vader.pretraining.feed import read_image
 from vader.scenes.samples import view_pair
 from vader.scenes.world import SceneConfig
 

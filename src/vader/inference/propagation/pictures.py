@@ -16,7 +16,7 @@ from vader.images.decode import decode_values
 from vader.images.encode import colour_map, png
 from vader.images.video import Broken, Clip, write_mp4
 from vader.runtime.files import write_atomic
-from vader.runtime.progress import Told
+from vader.runtime.progress import Progress
 
 MASKS, STRIP, FILM, GIF = "masks", "strip.png", "overlay.mp4", "overlay.gif"
 TIMES, STRIP_HEIGHT = 6, 240  # pictures of the strip, and their pixels
@@ -37,7 +37,7 @@ def draw(clip: Clip, record: dict[str, Any], out: Path, film: str | None, say: C
     shown = [number for number in range(record["frames"]) if number not in skipped]
     strip, tiles = _evenly(shown, TIMES), []
     kept = _evenly(shown, GIF_FRAMES)
-    told = Told(say, record["frames"], what="pictures: ")
+    told = Progress("pictures: ", record["frames"], say, unit="frames")
 
     def pictures(wanted: set[int] | None) -> Iterator[tuple[int, np.ndarray]]:
         for number, frame in clip.frames(wanted):
@@ -46,7 +46,7 @@ def draw(clip: Clip, record: dict[str, Any], out: Path, film: str | None, say: C
             picture = tint(frame, decode_values(out / MASKS / f"{clip.name(number)}.png"))
             if number in strip:
                 tiles.append(_labelled(picture, clip.name(number)))
-            told(number + 1)
+            told(number + 1 - told.done)
             yield number, picture
 
     if film == FILM:

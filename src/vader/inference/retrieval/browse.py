@@ -64,7 +64,13 @@ class Packed:
 
 
 def write_page(
-    index: Index, out: Path, *, count: int | None = None, model: str | None = None, device: str = "cpu"
+    index: Index,
+    out: Path,
+    *,
+    count: int | None = None,
+    model: str | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> Page:
     """Write the page. `count` takes so many images, evenly from the index.
 
@@ -81,7 +87,7 @@ def write_page(
             f"expected at most {MOST_IMAGES} images for a page, got {len(chosen)}; --count {MOST_IMAGES} takes as many "
             f"evenly from the index, or index a smaller folder"
         )
-    opened = None if index.on_grid else index.open_model(model, device)
+    opened = None if index.on_grid else index.open_model(model, device, precision)
     pictures, maps, strides = [], [], []
     for i in chosen:
         found, stride = index.map_of(i, opened)

@@ -3,11 +3,10 @@
 Axes: n vectors, D embedding, h w cells.
 """
 
-import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +18,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vader.errors import BadInput, UnreadableImage
 from vader.images.geometry import cell_centres, read_at
+from vader.images.pictures import read_picture
 from vader.images.sources import ImageList
 from vader.inference.retrieval import faiss_index as search
 from vader.inference.retrieval.measuring import QUERIES, between_cells, measure
-from vader.inference.retrieval.models import Model, open_model, read_picture, relative_to, same_model
+from vader.inference.retrieval.models import Model, open_model, relative_to, same_model
 from vader.inference.retrieval.table import (
     ADDING,
     BEGUN,
@@ -39,7 +39,7 @@ from vader.inference.retrieval.table import (
     read_manifest,
     whole_rows,
 )
-from vader.runtime.files import make_folder, remove_leftovers, write_atomic, write_json
+from vader.runtime.files import claim, remove_leftovers, write_atomic, write_json
 
 STRIDE = 8  # pixels between the cells that are kept, unless told otherwise or the encoder's own is larger
 SYNCED = 2.0  # seconds of work that a crash of the machine may cost
@@ -76,6 +76,7 @@ def build_index(
     config: IndexConfig,
     *,
     device: str = "cpu",
+    precision: str = "fp32",
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Write an index folder (see `table.py`) and return its manifest.
@@ -84,11 +85,14 @@ def build_index(
     is. Memory: one image's map, and the index itself. Raises BadInput for a folder of another model, settings or
     images, and when no image can be read.
     """
-    model = open_model(spec, device, images, config.size)
+    model = open_model(spec, device, images, config.size, precision)
     stride = config.spacing(int(model.identity["stride"]))
     say = say or (lambda line: None)
     begun = {"model": model.identity, "settings": config.model_dump(), "images": images.fingerprint()}
-    if (whole := _claim(out, begun)) is not None:
+    if (out / MANIFEST).is_file():
+        read_manifest(out)  # a damaged one is refused
+    names = {"begun_name": BEGUN, "done_name": MANIFEST}
+    if (whole := claim(out, begun, what="an index", differing=_differing, **names)) is not None:
         _tidy(out, whole)
         return whole
     rows = _embed(model, images, out, config, stride, say)
@@ -116,23 +120,9 @@ def build_index(
     return manifest
 
 
-def _claim(out: Path, begun: dict[str, Any]) -> dict[str, Any] | None:
-    """Make the folder ours, or find it ours; the manifest if the index is whole."""
-    for name in (MANIFEST, BEGUN):
-        if (out / name).is_file():
-            found = read_manifest(out) if name == MANIFEST else json.loads((out / name).read_text())
-            if any(found[key] != begun[key] for key in ("settings", "images")) or not same_model(
-                found["model"], begun["model"]
-            ):
-                raise BadInput(
-                    f"--out: {out} holds an index of another model, settings or image list; choose another folder"
-                )
-            return found if name == MANIFEST else None
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"--out: expected a new or empty folder, {out} is not; choose another or remove it")
-    make_folder(out)
-    write_json(out / BEGUN, begun)
-    return None
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    other = [] if same_model(found["model"], wanted["model"]) else ["model"]
+    return other + [key for key in ("settings", "images") if found[key] != wanted[key]]
 
 
 def _tidy(out: Path, manifest: dict[str, Any]) -> None:

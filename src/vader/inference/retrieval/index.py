@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vader.errors import BadInput, UnreadableImage
+from vader.images.pictures import Picture, read_picture
 from vader.images.sources import ImageList
 from vader.inference.retrieval import faiss_index as search
-from vader.inference.retrieval.models import Model, Picture, find_spec, open_model, read_picture, same_model
+from vader.inference.retrieval.models import Model, find_spec, open_model, same_model
 from vader.inference.retrieval.table import CELLS, INDEX, ROWS, VECTORS, Row, map_values, read_manifest, read_rows
 
 MOST = 1 << 18  # vectors that one query ranks, at most, to find cells of enough images
@@ -48,11 +49,11 @@ class Index:
             self.vectors is not None or search.is_flat(self.searched)
         )
 
-    def open_model(self, spec: str | None, device: str) -> Model:
+    def open_model(self, spec: str | None, device: str, precision: str = "fp32") -> Model:
         """The model that the index was made with; `spec` says where it is now. Raises BadInput for another."""
         known = self.manifest["model"]
         words = spec or find_spec(known, self.manifest["model_from_here"], self.folder)
-        model = open_model(words, device, self.images, self.manifest["settings"]["size"])
+        model = open_model(words, device, self.images, self.manifest["settings"]["size"], precision)
         if not same_model(known, model.identity):
             raise BadInput(
                 f"{self.folder} was made with another model than {words}: expected {known['spec']} "

@@ -4,7 +4,7 @@ Axes: D embedding, H W pixels, h w cells.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from vader.encoders import DenseEncoder, fit, open_encoder
+from vader.encoders import DenseEncoder
 from vader.encoders.features import map_of
+from vader.encoders.opening import open_for_images
 from vader.encoders.spec import parse
-from vader.errors import BadInput, UnreadableImage
-from vader.images.decode import decode
+from vader.errors import BadInput
 from vader.images.sources import ImageList
-from vader.inference.embed import resize_short_side
+from vader.runtime.progress import Say, silent
 
-LARGEST = 512  # pixels of the short side, unless a size is asked for: cameras' pictures hold more than a search needs
-FITTED_ON = 64  # pictures at most, evenly from the list, for encoders that have to see some first
 PROBE, KEPT = 64, 4  # pixels a side of the test picture; cells of its map that an index remembers
 SAME = 0.02  # of a remembered number: other devices and precisions stay below, other weights do not
-
-
-@dataclass(frozen=True)
-class Picture:
-    """Pixels (H, W, 3) as the encoder sees them, and the width and height of the file."""
-
-    pixels: UInt8[np.ndarray, "H W 3"]
-    original: tuple[int, int]
-
-    def to_seen(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the file as one of `pixels`."""
-        return x * self.pixels.shape[1] / self.original[0], y * self.pixels.shape[0] / self.original[1]
-
-    def to_file(self, x: float, y: float) -> tuple[float, float]:
-        """A point of `pixels` as one of the file."""
-        return x * self.original[0] / self.pixels.shape[1], y * self.original[1] / self.pixels.shape[0]
 
 
 @dataclass(frozen=True)
@@ -54,22 +36,14 @@ class Model:
         return _map(self.encoder, pixels)
 
 
-def read_picture(path: Path, size: int | None) -> Picture:
-    """A picture with its short side at `size` pixels; without one as it is, but at most 512 (UnreadableImage)."""
-    image = decode(path)
-    height, width = image.shape[:2]
-    short = min(height, width)
-    return Picture(resize_short_side(image, size or (LARGEST if short > LARGEST else None)), (width, height))
-
-
-def open_model(spec: str, device: str, images: ImageList, size: int | None) -> Model:
+def open_model(
+    spec: str, device: str, images: ImageList, size: int | None, precision: str = "fp32", say: Say = silent
+) -> Model:
     """The encoder that `spec` names, fitted on pictures of the collection if it has to see some.
 
     Raises BadInput and BadCheckpoint as `open_encoder` does.
     """
-    encoder = open_encoder(spec, device)
-    if encoder.pending is not None:
-        encoder = fit(encoder, _Some(images, size))
+    encoder = open_for_images(spec, images, size, device, precision=precision, say=say)
     kept = _probe(encoder)
     asked = parse(spec)
     found = asked.file
@@ -112,32 +86,6 @@ def find_spec(identity: Mapping[str, Any], relative: str | None, folder: Path) -
 def relative_to(folder: Path, file: str | None) -> str | None:
     """The way from an index folder to a file, so that both may move together."""
     return None if file is None else os.path.relpath(file, folder.resolve())
-
-
-class _Some(Sequence[np.ndarray]):
-    """Readable pictures of a list, evenly, read when asked for. Raises BadInput if there are none."""
-
-    def __init__(self, images: ImageList, size: int | None) -> None:
-        chosen = np.linspace(0, len(images) - 1, min(FITTED_ON, len(images))).round().astype(int)
-        tried = [images.path(i) for i in dict.fromkeys(chosen.tolist())]
-        # Those that cannot be read are named and counted where the collection is read.
-        self.paths, self.size = [path for path in tried if _readable(path)], size
-        if not self.paths:
-            raise BadInput(f"expected pictures to fit the model on, none of {len(tried)} tried could be read")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: Any) -> Any:
-        return read_picture(self.paths[index], self.size).pixels
-
-
-def _readable(path: Path) -> bool:
-    try:
-        decode(path)
-    except UnreadableImage:
-        return False
-    return True
 
 
 def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:

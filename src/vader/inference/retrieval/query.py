@@ -16,9 +16,9 @@ from jaxtyping import Float32
 
 from vader.errors import BadInput, UnreadableImage
 from vader.images.geometry import cell_centres, inside, read_at
+from vader.images.pictures import MIN_SIDE, Picture, read_picture
 from vader.inference.retrieval.index import Index
-from vader.inference.retrieval.models import Model, Picture, read_picture
-from vader.models.padding import MIN_SIDE
+from vader.inference.retrieval.models import Model
 from vader.reports import draw
 
 Point = tuple[float, float]
@@ -58,7 +58,7 @@ class Answer:
     ms: float
 
 
-def retrieve(
+def find(
     index: Index, model: Model, image: Path, points: Sequence[Point], boxes: Sequence[Box] = (), top: int = 8
 ) -> Answer:
     """The `top` images of the index with the pixels most similar to points and boxes of `image`.

@@ -1,0 +1,367 @@
+"""The public verbs that use a model: embed, show, propagate, index, retrieve, browse.
+
+Signatures and docstrings are those of the command line, too. What computes is imported when a verb runs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from vader.errors import BadInput
+from vader.inference.results import Drawn, Embedded, Found, Indexed, Page, Propagated
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "fp32", "bf16"]
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+
+
+def embed(
+    model: str | Path,
+    images: str | Path,
+    *,
+    out: str | Path,
+    size: int | None = None,
+    batch: int = 8,
+    tile: int | None = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: int = 2,
+    quiet: bool = False,
+) -> Embedded:
+    """Write a dense map of every image: one .npy (D, h, w), float16, L2-normalised, and a manifest.
+
+    A folder that holds maps of the same model and settings already gets the missing ones only.
+
+    Parameters
+    ----------
+    model
+        A run folder, a model.safetensors, timm:NAME, random:NAME, rgb ...; a variant follows an @.
+    images
+        Folder of images, a .txt list, or one image.
+    out
+        Folder for the maps.
+    size
+        Resize the short side to so many pixels first (default: as they are).
+    batch
+        Images at a time (of equal size).
+    tile
+        Side in pixels of the tiles that a larger image is cut into, so that memory does not follow its size (default:
+        1536 for images of more than 1536 x 1536 pixels). The map stays the whole image's to 1 % of its norm.
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    workers
+        Threads that decode.
+    quiet
+        No progress on standard error.
+    """
+    from vader.encoders.opening import open_for_images
+    from vader.images.sources import list_images
+    from vader.inference.maps import write_maps
+    from vader.runtime.processes import choose_device, choose_precision
+    from vader.runtime.progress import silent, to_stderr
+
+    _check_size(size)
+    if batch < 1:
+        raise BadInput(f"--batch: expected at least 1, found {batch}")
+    where = choose_device(device)
+    computed = choose_precision(precision, where)
+    listed = list_images(Path(images))
+    say = silent if quiet else to_stderr
+    encoder = open_for_images(model, listed, size, where, precision=computed, say=say)
+    written, skipped = write_maps(
+        encoder, listed, Path(out), identity=encoder.identity, size=size, batch=batch, tile=tile, precision=computed,
+        workers=workers, say=say,
+    )  # fmt: skip
+    return Embedded(Path(out), len(listed), written, tuple(fault["name"] for fault in skipped))
+
+
+def show(
+    what: Literal["pca", "matches", "similar"],
+    models: str | Path | Sequence[str | Path],
+    images: str | Path,
+    *,
+    out: str | Path,
+    count: int = 8,
+    at: Point | None = None,
+    size: int | None = None,
+    basis: Literal["panel", "image"] = "panel",
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quiet: bool = False,
+) -> Drawn:
+    """Draw what models see: PCA colours, matches under a known warp, or the pixels most similar to one.
+
+    Parameters
+    ----------
+    what
+        pca: similar colour means similar embedding; matches: lines between two views, green where within one cell;
+        similar: a query pixel, the images with the most similar pixels, and their similarity maps.
+    models
+        One model or several, drawn beside each other, as `vader evaluate` takes them: runs/first, rgb,
+        random:resnet10t@hypercolumn:64. A NAME= before one is its name in the picture.
+    images
+        Folder of images, a .txt list, or one image.
+    out
+        Folder for the picture.
+    count
+        How many images, evenly from the list; `similar` searches 25 times as many.
+    at
+        X,Y in pixels of the query image (similar only; default: the centre).
+    size
+        Short side in pixels at which the model sees the images (default: as they are, at most 512).
+    basis
+        Of the colours (pca only): one for all images of a model, or one for each image.
+    seed
+        Of the warps.
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    quiet
+        No progress on standard error.
+    """
+    from vader.encoders.opening import open_for_images
+    from vader.images.sources import list_images
+    from vader.inference import show as pictures
+    from vader.runtime.files import make_folder
+    from vader.runtime.processes import choose_device
+    from vader.runtime.progress import silent, to_stderr
+
+    if count < 1:
+        raise BadInput(f"--count: expected at least 1, found {count}")
+    _check_size(size)
+    specs = [models] if isinstance(models, str | Path) else list(models)
+    if not specs:
+        raise BadInput("expected at least one MODEL, found none")
+    where, listed, folder = choose_device(device), list_images(Path(images)), Path(out)
+    say = silent if quiet else to_stderr
+    encoders = [open_for_images(spec, listed, size, where, precision=precision, say=say) for spec in specs]
+    make_folder(folder)
+    if what == "pca":
+        return Drawn(pictures.show_pca(encoders, listed, folder, count, size, basis))
+    if what == "matches":
+        return Drawn(pictures.show_matches(encoders, listed, folder, count, size, seed))
+    return Drawn(pictures.show_similar(encoders, listed, folder, count, at, size))
+
+
+def propagate(
+    model: str | Path,
+    video: str | Path,
+    *,
+    masks: str | Path,
+    out: str | Path,
+    protocol: str = "davis/dino",
+    size: int | None = None,
+    weights: str | Path | None = None,
+    film: bool = True,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quiet: bool = False,
+) -> Propagated:
+    """Propagate the masks of a clip's first frame through all others: a mask of every frame, and a film of them.
+
+    A run that was stopped, by kill -9 too, continues when the same command is given again.
+
+    Parameters
+    ----------
+    model
+        A run folder, a model.safetensors, timm:NAME, rgb ..., as `vader evaluate` takes them.
+    video
+        Folder of frames, in natural order, or a video file (pip install 'vader-dense[video]').
+    masks
+        PNG of the first frame's objects (0 background, 1, 2 ... objects, 255 void), or a folder of PNGs named as their
+        frames or by their numbers, for objects that appear later.
+    out
+        Folder for the result: masks/, overlay.mp4, strip.png, propagate.json.
+    protocol
+        Whose constants: davis/dino, davis/timecycle-480, davis/timecycle-320, davis/crw, davis/dinov3, davis/uvc.
+    size
+        Short side in pixels at which the model sees the frames (default: the protocol's).
+    weights
+        Weights for a timm:NAME without a file.
+    film
+        Write overlay.mp4 (overlay.gif without PyAV).
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    quiet
+        No progress on standard error.
+    """
+    from vader.inference.propagate import propagate_clip
+    from vader.runtime.progress import silent, to_stderr
+
+    done = propagate_clip(
+        str(model), Path(video), Path(masks), Path(out), protocol=protocol, size=size,
+        weights=None if weights is None else Path(weights), device=device, precision=precision, film=film,
+        say=silent if quiet else to_stderr,
+    )  # fmt: skip
+    return Propagated(
+        Path(out), done["frames"], done["masks_written"], tuple(done["objects"]), done["seconds"]["propagation"],
+        tuple(done["skipped"]), done,
+    )  # fmt: skip
+
+
+def index(
+    model: str | Path,
+    images: str | Path,
+    *,
+    out: str | Path,
+    stride: int | None = None,
+    sample: int | None = None,
+    size: int | None = None,
+    kind: Literal["auto", "flat", "pq"] = "auto",
+    vectors: bool = True,
+    seed: int = 0,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+    quiet: bool = False,
+) -> Indexed:
+    """Collect the embeddings of a folder's pixels, to search them: built in a stream, resumed after a stop.
+
+    Parameters
+    ----------
+    model
+        A run folder, a model.safetensors, timm:NAME, rgb ..., as `vader evaluate` takes them.
+    images
+        Folder of images, a .txt list, or one image.
+    out
+        Folder of the index; the same command again continues one that was stopped.
+    stride
+        Keep a cell every so many pixels (default: 8, or the model's own stride where that is larger).
+    sample
+        Or keep so many cells an image, those that stand for most of it.
+    size
+        Short side in pixels at which the model sees the images (default: as they are, at most 512).
+    kind
+        flat: exact search; pq: compressed, for millions of cells; auto: by their number.
+    vectors
+        Keep exact vectors beside a compressed index, which rank its finds again.
+    seed
+        Of the sampling and the compression.
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    quiet
+        No progress on standard error.
+    """
+    from pydantic import ValidationError
+
+    from vader.images.sources import list_images
+    from vader.inference.retrieval.building import IndexConfig, build_index
+    from vader.runtime.processes import choose_device
+    from vader.runtime.progress import silent, to_stderr
+
+    try:
+        config = IndexConfig(stride=stride, sample=sample, size=size, kind=kind, vectors=vectors, seed=seed)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise BadInput(f"--{problem['loc'][0]}: {problem['msg']}, found {problem['input']!r}") from None
+    made = build_index(
+        str(model), list_images(Path(images)), Path(out), config, device=choose_device(device), precision=precision,
+        say=silent if quiet else to_stderr,
+    )  # fmt: skip
+    return Indexed(Path(out), made["pictures"], made["cells"], made["dim"], made["quality"]["recall"], made)
+
+
+def retrieve(
+    index: str | Path,
+    image: str | Path,
+    *,
+    at: Sequence[Point] = (),
+    box: Sequence[Box] = (),
+    top: int = 8,
+    out: str | Path | None = None,
+    model: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> Found:
+    """Find the images of an index that hold what lies at some pixels of an image, and where.
+
+    Parameters
+    ----------
+    index
+        Folder that `vader index` made.
+    image
+        Image to ask with, of the collection or not.
+    at
+        X,Y in pixels of the image; several are averaged.
+    box
+        X0,Y0,X1,Y1 in pixels: all of what lies in it.
+    top
+        How many images.
+    out
+        Picture of the answer: the query, and the similarity map of each image found.
+    model
+        Where the index's model lies now, if it was moved.
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    """
+    from vader.inference.retrieval.index import open_index
+    from vader.inference.retrieval.query import draw_answer, find
+    from vader.runtime.processes import choose_device
+
+    if top < 1:
+        raise BadInput(f"--top: expected at least 1, found {top}")
+    picture = None if out is None else Path(out)
+    if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
+        raise BadInput(f"--out: expected a picture's name such as hits.png, found {picture}")
+    opened = open_index(Path(index))
+    answer = find(
+        opened, opened.open_model(model, choose_device(device), precision), Path(image), list(at), list(box), top
+    )
+    if picture is not None:
+        draw_answer(answer, picture)
+    hits = tuple(hit.as_json() for hit in answer.hits)
+    return Found(hits, answer.ms, opened.manifest["quality"], picture)
+
+
+def browse(
+    index: str | Path,
+    *,
+    out: str | Path,
+    count: int | None = None,
+    model: str | None = None,
+    device: Device = "auto",
+    precision: Precision = "fp32",
+) -> Page:
+    """Write one HTML page that works from the disk: click a pixel, and every image shows where the same thing is.
+
+    Parameters
+    ----------
+    index
+        Folder that `vader index` made.
+    out
+        Page to write.
+    count
+        How many of the images (default: all; about 200 at most).
+    model
+        Where the index's model lies now, if it was moved.
+    device
+        Where to compute.
+    precision
+        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+    """
+    from vader.inference.retrieval.browse import write_page
+    from vader.inference.retrieval.index import open_index
+    from vader.runtime.processes import choose_device
+
+    page = Path(out)
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise BadInput(f"--out: expected a page's name such as page.html, found {page}")
+    made = write_page(
+        open_index(Path(index)), page, count=count, model=model, device=choose_device(device), precision=precision
+    )
+    return Page(page, **made.as_json())
+
+
+def _check_size(size: int | None) -> None:
+    if size is not None and size < 32:
+        raise BadInput(f"--size: expected at least 32 px, found {size}")
