@@ -4,26 +4,36 @@ Against the peers' pipeline: Pillow's decoder, then torchvision's MoCo v2 transf
 the CPU (uint8 views with colours changed, plus the matched points that the peers do not make), and only decoding and
 cropping left to the CPU (colours are the GPU's).
 
-    python bench/input.py [--images FOLDER --count 64 --repeats 7]
+    python bench/input.py [--images FOLDER --count 64 --repeats 7 --json FILE]
+    python bench/input.py --device cuda --workers 16 --batch 128    # also what the GPU and worker processes do
+
+With --device also: how long a device takes to finish a batch of which workers made the views, the views without their
+colours, or nothing but the choice of crops and colours. With --workers also: how many pairs a second a feed with so
+many worker processes brings to the device.
 
 Without --images it writes JPEGs of photographs that ship with scikit-image and scikit-learn, resized to 500 x 375.
 """
 
 import argparse
+import statistics
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from photos import write_photos
 from PIL import Image, ImageFilter
-from timing import alternate
+from timing import add_json, alternate, save, summarise, wait
 from torchvision import transforms
 
 from vader.images.colour import BRIGHTNESS, CONTRAST, HUE, SATURATION, Colour, paint
-from vader.images.sources import list_images
+from vader.images.decode import decode
+from vader.images.sources import ImageList, list_images
 from vader.pretraining.config import FeedConfig
-from vader.pretraining.feed import Pairs
+from vader.pretraining.feed import Feed, Pairs, collate
 from vader.pretraining.views import ViewConfig
 
 
@@ -46,21 +56,7 @@ def peers_transform(size: int) -> transforms.Compose:
     ])  # fmt: skip
 
 
-def write_photos(folder: Path, count: int) -> None:
-    from skimage import data
-    from sklearn.datasets import load_sample_images
-
-    sources = [data.astronaut(), data.chelsea(), data.coffee(), data.rocket(), *load_sample_images().images]
-    for number in range(count):
-        source = sources[number % len(sources)]
-        shift = (number // len(sources)) * 3
-        part = source[shift : source.shape[0] - shift, shift : source.shape[1] - shift]
-        Image.fromarray(part).resize((500, 375), Image.Resampling.LANCZOS).save(
-            folder / f"{number:03d}.jpg", quality=90
-        )
-
-
-def pixel_differences(image: np.ndarray) -> None:
+def pixel_differences(image: np.ndarray) -> dict[str, Any]:
     """Each operation of ours beside torchvision's on Pillow images: mean and largest difference, of 255."""
     from torchvision.transforms import functional as T
 
@@ -88,19 +84,22 @@ def pixel_differences(image: np.ndarray) -> None:
         matrix = translation(*box[:2]) @ scaling(side / 224, side / 224)
         theirs = np.asarray(pil.resize((224, 224), Image.Resampling.BILINEAR, box=box))
         results[f"crop {side} -> 224"] = warp(image, matrix, 224), theirs
+    found = {}
     for name, (a, b) in results.items():
         difference = np.abs(a.astype(int) - b.astype(int))
-        print(
-            f"    {name:18s} mean {difference.mean():5.2f}   99 % {np.quantile(difference, 0.99):4.0f}   "
-            f"largest {difference.max()}"
-        )
+        one = {"mean": difference.mean(), "quantile_99": np.quantile(difference, 0.99), "largest": difference.max()}
+        print(f"    {name:18s} mean {one['mean']:5.2f}   99 % {one['quantile_99']:4.0f}   largest {one['largest']}")
+        found[name] = {key: float(value) for key, value in one.items()}
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path)
-    for name, value in (("count", 64), ("repeats", 7), ("size", 224)):
+    for name, value in (("count", 64), ("repeats", 7), ("size", 224), ("batch", 64), ("workers", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", help="cpu or cuda: also measure what is left to the device")
+    add_json(parser)
     a = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -108,26 +107,38 @@ def main() -> None:
         if a.images is None:
             write_photos(Path(folder), a.count)
         images = list_images(a.images or Path(folder))
-        contest(a, images)
+        count = min(a.count, len(images))
+        images = ImageList(images.root, images.names[:count])
+        numbers: dict[str, Any] = {"count": count, "size": a.size, "one core": contest(a, images)}
+        print("differences to torchvision's pixels (of 255):")
+        numbers["differences"] = pixel_differences(cv2.resize(decode(images.path(0)), (500, 375)))
+        save(a.json, numbers)
+        if a.device:
+            numbers["device"] = on_device(a, images)
+            save(a.json, numbers)
+        if a.workers:
+            numbers["workers"] = with_workers(a, images)
+            save(a.json, numbers)
 
 
-def contest(a: argparse.Namespace, images) -> None:
-    count = min(a.count, len(images))
-    paths = [images.path(i) for i in range(count)]
+def make_pairs(a: argparse.Namespace, images: ImageList, **changes: Any) -> Pairs:
+    settings: dict[str, Any] = {"batch": 1, "workers": 0} | changes
+    config = FeedConfig(views=ViewConfig(size=a.size), points=32, stride=4, seed=0, **settings)
+    return Pairs(images, np.arange(len(images)), config)
+
+
+def contest(a: argparse.Namespace, images: ImageList) -> dict[str, Any]:
+    """One core, from files to pairs of views."""
+    count = len(images)
     transform = peers_transform(a.size)
 
     def peers() -> None:
-        for path in paths:
-            with Image.open(path) as file:
+        for i in range(count):
+            with Image.open(images.path(i)) as file:
                 image = file.convert("RGB")
             transform(image), transform(image)
 
-    def pairs(finish: str) -> Pairs:
-        views = ViewConfig(size=a.size)
-        config = FeedConfig(views=views, batch=1, points=32, stride=4, seed=0, workers=0, finish=finish)
-        return Pairs(images, np.arange(count), config)
-
-    everything, geometry = pairs("worker"), pairs("device")
+    everything, geometry = (make_pairs(a, images, finish=finish) for finish in ("worker", "device"))
     epoch = iter(range(10**9))
 
     def ours(which: Pairs) -> None:
@@ -142,14 +153,61 @@ def contest(a: argparse.Namespace, images) -> None:
     }
     times = alternate(contestants, a.repeats, warm=2)
     print(f"{count} JPEGs, views of {a.size} px, one core; pairs a second:")
+    found = {}
     for name, taken in times.items():
-        ratios = sorted(p / t for p, t in zip(times["peers (Pillow, torchvision)"], taken, strict=True))
-        median = sorted(taken)[len(taken) // 2]
-        print(f"    {name:36s} {count / median:8.1f} pairs/s   x {ratios[len(ratios) // 2]:.2f} of the peers'")
-    print("differences to torchvision's pixels (of 255):")
-    from vader.images.decode import decode
+        ratios = [p / t for p, t in zip(times["peers (Pillow, torchvision)"], taken, strict=True)]
+        rate, ratio = count / statistics.median(taken), statistics.median(ratios)
+        print(f"    {name:36s} {rate:8.1f} pairs/s   x {ratio:.2f} of the peers'")
+        found[name] = {"pairs_per_second": rate, "ratio": ratio}
+    return found
 
-    pixel_differences(cv2.resize(decode(paths[0]), (500, 375)))
+
+def on_device(a: argparse.Namespace, images: ImageList) -> dict[str, Any]:
+    """What is left to do on the device with a batch, whose tensors lie ready in the CPU's memory."""
+    device, contestants = torch.device(a.device), {}
+    for name, changes in {
+        "bytes to floats": {"finish": "worker"},
+        "and colours": {"finish": "device"},
+        "and crops": {"hold": "device"},
+    }.items():
+        pairs = make_pairs(a, images, batch=a.batch, **changes)
+        if "hold" in changes:
+            pairs.hold()
+        feed = Feed(pairs, device)
+        joined = collate([pairs[divmod(i, len(images))] for i in range(a.batch)])
+        if device.type == "cuda":  # as a feed's loader does
+            joined = {key: value.pin_memory() if key != "faults" else value for key, value in joined.items()}
+
+        def finish(feed: Feed = feed, joined: dict[str, Any] = joined) -> None:
+            feed.finish(joined)
+            wait(device)
+
+        contestants[name] = finish
+    found = summarise(alternate(contestants, a.repeats, warm=2), "bytes to floats")
+    print(f"finishing a batch of {a.batch} on {a.device}:")
+    for name, one in found.items():
+        one["pairs_per_second"] = a.batch / one["ms"] * 1e3
+        print(f"    {name:36s} {one['pairs_per_second']:8.1f} pairs/s   {one['ms']:.2f} ms")
+    return {"device": a.device, "batch": a.batch, "times": found}
+
+
+def with_workers(a: argparse.Namespace, images: ImageList) -> dict[str, Any]:
+    """Pairs a second on the device, all worker processes busy and nothing else to do."""
+    device, found = torch.device(a.device or "cpu"), {}
+    print(f"{a.workers} worker processes, batch {a.batch}, pairs on {device}:")
+    for name, finish in (("all by the workers", "worker"), ("colours left to the device", "device")):
+        batches = iter(Feed(make_pairs(a, images, batch=a.batch, workers=a.workers, finish=finish), device))
+        for _ in range(a.workers):  # each has started, and is at its second batch
+            next(batches)
+        wait(device)
+        since, count = time.perf_counter(), 3 * a.workers
+        for _ in range(count):
+            next(batches)
+        wait(device)
+        found[name] = {"pairs_per_second": count * a.batch / (time.perf_counter() - since)}
+        batches.close()
+        print(f"    {name:36s} {found[name]['pairs_per_second']:8.1f} pairs/s")
+    return {"workers": a.workers, "batch": a.batch, "device": str(device), **found}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ Forward and backward at 4,096 queries x 65,536 keys x 128: ours, the naive way (
 `F.cross_entropy` on concatenated logits. Peak memory is of a fresh process for each contestant, as the operating system
 counts it (CPU), or as torch does (CUDA).
 
-    python bench/loss.py [--queries 4096 --keys 65536 --dim 128 --repeats 5 --device cpu]
+    python bench/loss.py [--queries 4096 --keys 65536 --dim 128 --repeats 5 --device cpu --json FILE]
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from timing import alternate, report
+from timing import add_json, alternate, report, save
 
 from vader.pretraining.contrast import info_nce
 
@@ -80,6 +80,7 @@ def main() -> None:
     for name, value in (("queries", 4096), ("keys", 65536), ("dim", 128), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
+    add_json(parser)
     parser.add_argument("--peak", choices=CONTESTANTS, help=argparse.SUPPRESS)
     a = parser.parse_args()
     if a.peak:
@@ -87,7 +88,9 @@ def main() -> None:
         return
     print(f"{a.queries} queries x {a.keys} keys x {a.dim}, float32, {a.device}, {torch.get_num_threads()} threads")
     tensors = inputs(a)
-    report(alternate({name: (lambda name=name: run(name, tensors)) for name in CONTESTANTS}, a.repeats), "naive")
+    contestants = {name: (lambda name=name: run(name, tensors)) for name in CONTESTANTS}
+    numbers = {"queries": a.queries, "keys": a.keys, "dim": a.dim, "device": a.device}
+    numbers |= report(alternate(contestants, a.repeats), "naive")
     peaks = {}
     for name in CONTESTANTS:
         command = [sys.executable, __file__, "--peak", name, *sys.argv[1:]]
@@ -100,7 +103,10 @@ def main() -> None:
         q.requires_grad_()
         CONTESTANTS[name](q, k, n).backward()
         grads.append(q.grad)
-    print(f"largest gradient difference, float64, 256 x 256: {(grads[0] - grads[1]).abs().max():.1e}")
+    difference = float((grads[0] - grads[1]).abs().max())
+    print(f"largest gradient difference, float64, 256 x 256: {difference:.1e}")
+    ratios = {name: peak / peaks["naive"] for name, peak in peaks.items()}
+    save(a.json, numbers | {"peak_mib": peaks, "peak_ratio": ratios, "gradient_difference": difference})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What does propagation cost beyond the encoder, against one `topk` over the full matrix of similarities?
 
-    OMP_NUM_THREADS=1 python bench/propagate.py [--protocol davis/dino --stride 8 --dim 128 --objects 3 --frames 4]
+    OMP_NUM_THREADS=1 python bench/propagate.py [--protocol davis/dino --stride 8 --dim 128 --objects 3 --repeats 4]
+    python bench/propagate.py --device cuda --json FILE
 
 A frame of DAVIS (480 x 854) as the protocol resizes it, random features, context frames all there. Contestants in
 turn: our step (similarities, top-k, labels, mask at full size); `torch.topk` alone over as many similarities as there
@@ -18,7 +19,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from timing import alternate, report
+from timing import add_json, alternate, report, save
 
 from vader.inference.propagation.affinity import Box, bounds
 from vader.inference.propagation.labels import pixel_labels
@@ -122,9 +123,9 @@ def peak_megabytes(given: argparse.Namespace, name: str) -> float:
     found: multiprocessing.Queue[float] = start.Queue()
     process = start.Process(target=_peak, args=(given, name, found))
     process.start()
-    peak = found.get()
     process.join()
-    return peak
+    assert process.exitcode == 0, f"measuring the memory of {name!r} failed"
+    return found.get()
 
 
 def main() -> None:
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--alone", action="store_true", help="no full matrix: for what would not fit into memory")
+    add_json(parser)
     given = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -157,14 +159,23 @@ def main() -> None:
     if given.device == "cuda":
         contestants = {name: _awaited(run) for name, run in contestants.items()}
     times = alternate(contestants, given.repeats)
-    report(times, "ours" if given.alone else "topk alone")
-    print(f"{1 / statistics.median(times['ours']):.2f} frames a second")
+    numbers = {
+        "protocol": given.protocol, "stride": given.stride, "dim": given.dim, "cells": [setting.h, setting.w],
+        "frames": frames, "device": given.device,
+    }  # fmt: skip
+    numbers |= report(times, "ours" if given.alone else "topk alone")
+    numbers["frames_per_second"] = 1 / statistics.median(times["ours"])
+    print(f"{numbers['frames_per_second']:.2f} frames a second")
     ours = peak_megabytes(given, "ours")
+    numbers["peak_mb"] = {"ours": ours}
     if given.alone:
         print(f"peak memory beyond features and labels: {ours:.0f} MB")
     else:
         naive = peak_megabytes(given, "naive")
         print(f"peak memory beyond features and labels: {ours:.0f} MB, naive {naive:.0f} MB: x {ours / naive:.3f}")
+        numbers["peak_mb"]["naive"] = naive
+        numbers["peak_ratio"] = ours / naive
+    save(given.json, numbers)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -42,7 +43,7 @@ FLAGS_WITHOUT_NO = {"quiet", "freeze_encoder"}
 
 
 def add(
-    verb: Callable[..., Any], words: tuple[str, ...] = (), **spelt: tuple[Any, Callable[[Any], Any]]
+    verb: Callable[..., Any], words: tuple[str, ...] = (), words_help: str = "", **spelt: tuple[Any, Callable[[Any], Any]]
 ) -> Callable[..., Any]:
     """Make a public function a verb of the command line.
 
@@ -55,8 +56,7 @@ def add(
         if name in words[:-1] or name in PYTHON_ONLY:
             continue
         if name in words:
-            help_of_words = f"{'... '.join(word.upper() for word in words).replace('S...', '...')}; see below."
-            shared = Annotated[str, Parameter(help=help_of_words)]
+            shared = Annotated[str, Parameter(help=words_help)]
             parameters.append(inspect.Parameter("words", inspect.Parameter.VAR_POSITIONAL, annotation=shared))
             continue
         default, annotation = parameter.default, parameter.annotation
@@ -64,6 +64,9 @@ def add(
             annotation, default = ways[name][0], None if default == () else default
         elif name in FLAGS_WITHOUT_NO:
             annotation = Annotated[bool, Parameter(negative="")]
+        elif annotation in (str | Path, str | Path | None):  # one kind of word; a model's is kept as it is written
+            kind = str if name == "model" else Path
+            annotation = kind if annotation == str | Path else kind | None
         parameters.append(parameter.replace(annotation=annotation, default=default))
     asked = inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     signature = inspect.Signature([*parameters, asked])

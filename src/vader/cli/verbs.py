@@ -11,7 +11,13 @@ from vader.scenes.verbs import scenes
 
 add(pretrain, config=(Path | None, lambda path: path))
 add(embed)
-add(show, words=("models", "images"), at=(str | None, parse_point))
+add(
+    show,
+    words=("models", "images"),
+    words_help="MODEL... IMAGES: one model or several, drawn beside each other, as evaluate takes them; last a folder "
+    "of images, a .txt list, or one image.",
+    at=(str | None, parse_point),
+)
 add(evaluate, models=(list[str], list), memory=(str | None, lambda text: text))
 add(compare, reports=(list[Path], list))
 add(propagate)

@@ -91,8 +91,7 @@ def evaluate(
     from vader.exams.evaluate import evaluate_encoders
     from vader.runtime.progress import to_stderr
 
-    alone = isinstance(models, str | Path | DenseEncoder)
-    listed = [models] if alone else list(models)
+    listed = [models] if isinstance(models, str | Path | DenseEncoder) else list(models)
     if not listed:
         raise BadInput("expected at least one MODEL, found none; vader evaluate --help says what can be one")
     return evaluate_encoders(

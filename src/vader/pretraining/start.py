@@ -181,7 +181,7 @@ def _resumed_config(run: Path, given: dict[str, Any]) -> "PretrainConfig":
     from vader.pretraining.config import read_config
 
     config = read_config(run)
-    unset = (None, False, "auto", [], {})
+    unset: tuple[Any, ...] = (None, False, "auto", [], {})
     kept = [name for name, value in given.items() if value not in unset and name != "workers"]
     if kept:
         flag = "set" if kept[0] == "settings" else kept[0].replace("_", "-")
