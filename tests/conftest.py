@@ -1,10 +1,12 @@
 """Shapes are checked while tests run: every annotated function of the package is wrapped before it is imported."""
 
 import fcntl
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -60,18 +62,32 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def for_all(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all workers see."""
+    mine = tmp_path_factory.getbasetemp()
+    place = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "for-all"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a lock that one worker at a time has."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 Rendered = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def rendered(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Rendered:
+def rendered(for_all: Path) -> Rendered:
     """`rendered(layout, count, ...)`: a rendered data set, written once a session for all workers, and never changed.
 
     A test that changes its data copies it: `shutil.copytree(..., copy_function=shutil.copyfile)`.
     """
-    alone = worker_id == "master"
-    place = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "rendered"
-    place.mkdir(exist_ok=True)
 
     def of(
         layout: str, count: int, width: int = 64, height: int = 48, seed: int = 0, clip: int | None = None
@@ -79,9 +95,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Render
         from vader.scenes.layouts import davis, write
 
         name = f"{count}-{width}x{height}-{seed}{f'-{clip}' if clip else ''}"
-        out = place / name / layout
-        with (place / f".{name}-{layout}.lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        out = for_all / name / layout
+        with held(for_all / f"{name}-{layout}.lock"), pytest.MonkeyPatch.context() as patch:
             if not out.exists():
                 if clip:
                     patch.setattr(davis, "CLIP", clip)
