@@ -3,7 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-photos test check bench clean
+.PHONY: demo demo-photos test test-rest test-all check bench clean
+
+# Compiled modules may be written: processes that tests start come up three times faster with them.
+unexport PYTHONDONTWRITEBYTECODE
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope
 
 # uv installs several times faster; without it pip does the same. Compiled now, or every process that starts compiles
 # torch anew where PYTHONDONTWRITEBYTECODE is set.
@@ -23,8 +27,15 @@ demo: $(INSTALLED)
 demo-photos: $(INSTALLED)
 	$(BIN)/python examples/photos.py demo-photos-run
 
+# The core: every formula, format and verb. The rest starts many processes, kills runs, fills disks and runs examples.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=20
+	$(PYTEST) -m "not whole" --durations=20
+
+test-rest: $(INSTALLED)
+	$(PYTEST) -m whole --durations=20
+
+test-all: $(INSTALLED)
+	$(PYTEST) --durations=20
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -93,11 +93,11 @@ class Forked:
     Of `subprocess.Popen` it has what tests use.
     """
 
-    def __init__(self, *words: object) -> None:
+    def __init__(self, *words: object, where: Path | None = None) -> None:
         self.words = [*map(str, words)]
         self.folder = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self.process = forks().Process(target=warm.run, args=(self.words, environment(), self.folder))
+        self.process = forks().Process(target=warm.run, args=(self.words, environment(), self.folder, where))
         self.process.start()
         assert self.process.pid is not None
         self.pid = self.process.pid
@@ -118,9 +118,9 @@ class Forked:
         return out, errors
 
 
-def forked(*words: object, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run such a process to its end."""
-    process = Forked(*words)
+def forked(*words: object, timeout: float = 120, where: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run such a process to its end, in the folder `where`."""
+    process = Forked(*words, where=where)
     try:
         said = process.communicate(timeout)
     finally:

@@ -19,7 +19,7 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment(), check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_demo_ends_in_a_table_and_a_page(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     done = run(EXAMPLES / "demo.py", folder, "--small", "--images", 40, "--minutes", 0.02)
@@ -44,7 +44,7 @@ def test_the_demo_ends_in_a_table_and_a_page(tmp_path: Path) -> None:
     assert [one[2] for one in shares["match_within_by_angle"]] == shares["match_by_angle"]
 
 
-@pytest.mark.slow
+@pytest.mark.whole
 def test_the_ablation_of_views_ends_in_a_table(tmp_path: Path) -> None:
     folder = tmp_path / "views"
     words = ("--small", "--images", 30, "--steps", 2, "--seeds", 1)
@@ -59,6 +59,7 @@ def test_the_ablation_of_views_ends_in_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["demo.py", "photos.py", "view_ablation.py"])
+@pytest.mark.whole
 def test_a_folder_of_somebody_elses_is_left_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = run(EXAMPLES / name, tmp_path)
@@ -102,6 +103,7 @@ def test_minutes_that_are_none(minutes: str, tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.whole
 def test_a_command_that_fails_ends_the_demo_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_command_that_fails_ends_the_demo_with_a_line(
     assert "vader: --count: expected at least 1" in capfd.readouterr().err
 
 
+@pytest.mark.whole
 def test_commands_run_at_once_on_their_share_of_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,9 +16,11 @@ import vader.commands
 import vader.commands_exams
 
 
-def run(words: list[str], environment: Mapping[str, str], folder: Path) -> None:
+def run(words: list[str], environment: Mapping[str, str], folder: Path, where: Path | None = None) -> None:
     """`vader WORDS...` in this process, in a group of its own; what it says goes to files in `folder`."""
     os.setsid()
+    if where is not None:
+        os.chdir(where)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
     os.environ.clear()

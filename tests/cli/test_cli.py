@@ -53,6 +53,7 @@ def test_the_public_names() -> None:
 
 
 @pytest.mark.parametrize("first", ["from vader import PretrainConfig, pretrain", "import vader.pretraining.pretrain"])
+@pytest.mark.whole
 def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos: Path, tmp_path: Path) -> None:
     """In a fresh process: the file of the same name may not take the function's place."""
     code = f"""
@@ -153,6 +154,7 @@ def test_images_that_cannot_be_used(make: Any, told: str, tmp_path: Path) -> Non
     assert not out.exists()
 
 
+@pytest.mark.whole
 def test_an_output_that_cannot_be_used(photos: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -175,6 +177,7 @@ def test_views_that_cannot_be_drawn_are_refused_before_the_first_step(photos: Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.whole
 def test_what_a_worker_finds_is_one_line_too(photos: Path, tmp_path: Path) -> None:
     """Ten of 80 images can be read: somewhere fifty in a row cannot, which a worker says while the run goes on."""
     images = tmp_path / "images"

@@ -85,11 +85,13 @@ def test_a_run_folder_has_what_is_promised(run: tuple[Path, Any]) -> None:
     assert json.loads(card)["lineage"]["data"]["source"] == Path(record["data"]["source"]).name
 
 
+@pytest.mark.whole
 def test_more_bad_images_than_allowed_stop_the_run(mixed: Path, tmp_path: Path) -> None:
     refused(quiet(mixed, tmp_path / "out", max_bad_share=0.01), "more than the allowed share of 0.01")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.whole
 def test_the_length_in_minutes(photos: Path, tmp_path: Path) -> None:
     words = pretrain_words(photos, tmp_path / "out", 0)
     at = words.index("--steps")
@@ -124,6 +126,7 @@ def manifest(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.whole
 def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "maps"
     process = start("embed", model, mixed, "--out", out, "--device", "cpu", "--batch", 1, "--precision", "fp32")

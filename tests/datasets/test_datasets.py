@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from conftest import Rendered
 from labelled import MAKE, Truth, make_ade20k, make_camvid, make_rgbd, make_voc, many, noise, picture, put, read, text
 
 from vader.datasets.cityscapes import IDS
@@ -18,7 +19,6 @@ from vader.errors import BadInput, UnreadableImage
 from vader.scenes.frame import CLASSES as SCENE_CLASSES
 from vader.scenes.frame import KINDS as SCENE_KINDS
 from vader.scenes.frame import Frame
-from vader.scenes.layouts import write
 from vader.scenes.layouts.nyu import raw_depth
 from vader.scenes.samples import still
 from vader.scenes.world import SceneConfig
@@ -28,12 +28,11 @@ PARTS = {"train": [0, 1, 2, 3, 5], "val": [4]}
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(rendered: Rendered) -> Path:
     """Rendered sets in three layouts."""
-    place = tmp_path_factory.mktemp("scenes")
-    for layout in ("voc", "cityscapes", "nyu"):
-        write(place / layout, layout, count=COUNT, width=WIDTH, height=HEIGHT, seed=SEED, workers=1)
-    return place
+    for layout in ("voc", "cityscapes"):
+        rendered(layout, COUNT, WIDTH, HEIGHT, SEED)
+    return rendered("nyu", COUNT, WIDTH, HEIGHT, SEED).parent
 
 
 def frames(split: str, setting: str) -> list[Frame]:

@@ -282,6 +282,7 @@ def test_a_timm_transformer_with_a_file(tmp_path: Path) -> None:
         open_encoder("random:test_vit@dilated")
 
 
+@pytest.mark.whole
 def test_weights_that_cannot_be_downloaded_name_the_way_out(tmp_path: Path) -> None:
     code = "from vader.encoders import open_encoder\nopen_encoder('timm:test_resnet')"
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

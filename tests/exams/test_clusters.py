@@ -229,6 +229,7 @@ def most_held() -> Iterator[list[int]]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+@pytest.mark.whole
 def test_patches_of_ten_times_more_pictures_take_no_more_memory(tmp_path: Path) -> None:
     protocol = replace(COARSE, cells=None, restarts=2, iterations=2)
     picture = 16 * 16 * 256 * 2  # bytes
@@ -260,6 +261,7 @@ print(held[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells what a process holds")
+@pytest.mark.whole
 def test_what_is_stated_of_a_patch_is_what_it_takes() -> None:
     """Of rows so narrow that little else counts; 150 classes have the most rivals. In a process of its own, which has
     nothing freed to take up again."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Rendered
 from samples import forked
 
 from vader.errors import BadInput
@@ -14,15 +15,13 @@ from vader.exams.compare import write_comparison
 from vader.exams.evaluate import evaluate
 from vader.reports.report import from_json
 from vader.reports.tables import to_markdown
-from vader.scenes.layouts import write
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def reports(rendered: Rendered, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two encoders apart and together, another protocol, other data."""
     root = tmp_path_factory.mktemp("reports")
-    for name, seed in (("voc", 0), ("other", 1)):
-        write(root / name, "voc", count=10, width=64, height=48, seed=seed, workers=1)
+    sets = {"voc": rendered("voc", 10), "other": rendered("voc", 10, seed=1)}
     made = {
         "both": (["rgb", "rgb@centred"], "voc/hummingbird", "voc"),
         "first": (["rgb"], "voc/hummingbird", "voc"),
@@ -32,7 +31,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "elsewhere": (["rgb"], "voc/hummingbird", "other"),
     }
     for name, (encoders, protocol, data) in made.items():
-        evaluate(encoders, "neighbours", protocol, root / data, root / name, trials=2)
+        evaluate(encoders, "neighbours", protocol, sets[data], root / name, trials=2, pictures=False)
     return {name: root / name for name in made}
 
 

@@ -7,8 +7,8 @@ the same seeds whatever --memory and --batch; predictions have the labels' sizes
 Scenes come as voc, cityscapes, nyu, davis and, for views of an image, images. No exam of frozen features reads the
 layout coco, which belongs to detection; folder, rgbd, camvid, ade20k, animals and posed are read by the same exams
 and are no layouts of `vader scenes`. Protocols are the named ones made small. All encoders sit an exam in one
-evaluation, and are then checked row by row. Charts and pictures of classes, nine tenths of the time, are left out:
-test_evaluate.py has them.
+evaluation, and are then checked row by row. Charts and example pictures, nine tenths of the time, are left out:
+test_evaluate.py, test_evaluate_clips.py and test_evaluate_pairs.py have them.
 """
 
 import tempfile
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import Rendered, copied
 from PIL import Image
 
 from vader.datasets.davis import open_davis
@@ -30,10 +31,8 @@ from vader.exams import protocols
 from vader.exams.compare import join_reports as compare
 from vader.exams.evaluate import Evaluation, evaluate
 from vader.exams.files import folder_names, read_pictures
-from vader.exams.kinds import EXAMS
 from vader.exams.labelled.dinov3 import BinsConfig
 from vader.exams.labelled.leopart import SquareConfig
-from vader.exams.labelled.pages import class_tables
 from vader.exams.protocols import constants, find_protocol
 from vader.exams.results import Measure
 from vader.finetuning.augment import Room, Square
@@ -42,10 +41,8 @@ from vader.inference.propagation import PropagationProtocol
 from vader.models.checkpoint import save_model
 from vader.models.network import NetworkConfig, build
 from vader.reports import report as reports
-from vader.scenes.layouts import davis, write
 
 H, W = 48, 64
-LABELLED = ("segmentation", "neighbours", "depth")
 TRIALS = 2
 SHORT = ProbeConfig(steps=8, pictures=2, pixels=32)
 TINY = NetworkConfig(encoder="test_resnet", dim=8, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
@@ -111,12 +108,9 @@ class Sat:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The small protocols, by name, and pages without drawings."""
+def small() -> Iterator[None]:
+    """The small protocols, by name."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in {type(find_protocol(one.task, one.protocol)) for one in CASES.values() if one.task in LABELLED}:
-            pages = lambda results, protocol, sets, folder, folders: (class_tables(results, sets), [])  # noqa: E731
-            patch.setitem(EXAMS, kind, replace(EXAMS[kind], pages=pages))
         for one in CASES.values():
             found = replace(find_protocol(one.task, one.protocol), name=one.name, **one.changes)
             patch.setitem(protocols.PROTOCOLS, (one.task, one.name), found)
@@ -124,19 +118,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def scenes(rendered: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Ten pictures in a layout, written when they are first asked for."""
     root = tmp_path_factory.mktemp("scenes")
 
     def of(layout: str) -> Path:
+        made = rendered(layout, 10, W, H, clip=5 if layout == "davis" else None)
+        if layout != "voc":
+            return made
         place = root / layout
-        if place.exists():
-            return place
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(davis, "CLIP", 5)
-            write(place, layout, count=10, height=H, width=W, workers=1)
-        if layout == "voc":  # as many patches as classes, for k-means at stride 32: six pictures of four
-            lists = next(place.rglob("ImageSets")) / "Segmentation"
+        if not place.exists():  # as many patches as classes, for k-means at stride 32: six pictures of four
+            lists = next(copied(made, place).rglob("ImageSets")) / "Segmentation"
             lines = (lists / "trainval.txt").read_text().splitlines()
             for split, some in (("train", lines[:4]), ("val", lines[4:])):
                 (lists / f"{split}.txt").write_text("".join(f"{line}\n" for line in some))
@@ -160,17 +152,26 @@ def another(small: None, scenes: Callable[[str], Path], tmp_path_factory: pytest
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(protocols.PROTOCOLS, ("segmentation", "another"), found)
         out = tmp_path_factory.mktemp("another") / "report"
-        return evaluate(["rgb"], "segmentation", "another", scenes("voc"), out, trials=1, device="cpu").folder
+        exam = ("segmentation", "another", scenes("voc"))
+        return evaluate(["rgb"], *exam, out, trials=1, device="cpu", pictures=False).folder
 
 
-@pytest.fixture(scope="module", params=CASES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each class has the cases of its task."""
+    if "sat" in metafunc.fixturenames:
+        chosen = [name for name, case in CASES.items() if case.task in metafunc.cls.tasks]
+        metafunc.parametrize("sat", chosen, indirect=True, scope="class")
+
+
+@pytest.fixture(scope="class")
 def sat(
     request: pytest.FixtureRequest, small: None, scenes: Callable[[str], Path], specs: list[str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Sat:  # fmt: skip
     case = CASES[request.param]
     root, place, temporary = (scenes(case.layout) if case.layout else None, *map(tmp_path_factory.mktemp, ("r", "t")))
-    sit = partial(evaluate, specs, case.task, case.name + case.suffix, root, trials=TRIALS, seed=5, device="cpu")
+    sit = partial(evaluate, specs, case.task, case.name + case.suffix, root, trials=TRIALS, seed=5, device="cpu",
+                  pictures=False)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
         done = sit(place / "a")
@@ -186,73 +187,6 @@ def row(done: Evaluation, name: str) -> dict[Measure, list[float]]:
 def image(path: Path) -> np.ndarray:
     with Image.open(path) as found:
         return np.array(found)
-
-
-# --- Reports ------------------------------------------------------------------------------------------------------
-
-
-def test_a_report_is_written_and_read_back(sat: Sat) -> None:
-    found = reports.read(sat.done.folder)
-    assert reports.to_json(found) == reports.to_json(sat.done.report)
-    assert found.facts["protocol"] == reports.from_json(reports.to_json(found)).facts["protocol"]
-    told: Any = found.facts["protocol"]
-    assert told["name"] == sat.case.name + sat.case.suffix
-    assert told.keys() == constants(find_protocol(sat.case.task, sat.case.name + sat.case.suffix)).keys()
-    rows = [one.name for one in found.tables[0].rows]
-    assert rows[-len(ENCODERS) :] == list(ENCODERS), "rows without an encoder come first"
-    for mine, kept in zip(sat.done.results, read_pictures(sat.done.folder), strict=True):
-        assert np.array_equal(mine.pictures, kept, equal_nan=True)
-    assert {"report.html", "report.md", "predictions"} <= {path.name for path in sat.done.folder.iterdir()}
-
-
-def test_nothing_is_left_beside_the_reports_and_in_the_temporary_folder(sat: Sat) -> None:
-    assert sat.left == []
-    assert sat.beside == ["a", "b"]
-
-
-def test_compare_joins_the_report_with_itself_and_refuses_another_protocol(sat: Sat, another: Path) -> None:
-    joined = compare([sat.done.folder, sat.done.folder])
-    assert [(r.name, r.cells) for r in joined.tables[0].rows] == [
-        (r.name, r.cells) for r in sat.done.report.tables[0].rows
-    ]
-    with pytest.raises(BadInput, match="numbers of different exams do not stand in one table"):
-        compare([sat.done.folder, another])
-
-
-# --- Rows ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_scores_are_finite_and_within_their_range(sat: Sat, name: str) -> None:
-    found = row(sat.done, name)
-    assert len({len(values) for values in found.values()}) == 1
-    for measure, values in found.items():
-        assert len(values) in (1, TRIALS), "one trial where nothing is drawn"
-        low = -1.0 if "decay" in measure.name else 0.0
-        high = 1.0 if measure.unit == "%" else np.inf
-        for value in values:
-            assert np.isfinite(value), measure.name
-            assert low <= value <= high, measure.name
-    cells = next(one.cells for one in reports.read(sat.done.folder).tables[0].rows if one.name == name)
-    for (measure, values), cell in zip(found.items(), cells, strict=True):
-        assert cell.mean == pytest.approx(measure.scale * np.mean(values))
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_memory_and_batch_change_no_number(sat: Sat, name: str) -> None:
-    found, other = row(sat.done, name), row(sat.other, name)
-    assert list(found) == list(other)
-    # Sums in another order differ by some 1e-9, which turns pixels whose two best classes are as good as equal: a few
-    # in ten thousand of SIFT's, which is 0 where nothing is.
-    for measure, values in found.items():
-        assert values == pytest.approx(other[measure], rel=1e-6, abs=1e-3), measure.name
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_predictions_have_the_sizes_and_ids_of_the_labels_and_are_what_is_scored(sat: Sat, name: str) -> None:
-    folder = sat.done.folder / "predictions"
-    place = folder_names([name])[name]
-    CHECKS[sat.case.task](sat, folder / place, {m.name: v[0] for m, v in row(sat.done, name).items()})
 
 
 def check_labels(sat: Sat, folder: Path, values: dict[str, float]) -> None:
@@ -322,3 +256,91 @@ CHECKS = {
     "propagation": check_masks,
     "match": check_matches,
 }
+
+
+# --- The contract ---------------------------------------------------------------------------------------------------
+
+
+class Contract:
+    """What holds of every exam; a class below for each task, so that workers share them."""
+
+    tasks: tuple[str, ...] = ()
+
+    # --- Reports ------------------------------------------------------------------------------------------------------
+
+    def test_a_report_is_written_and_read_back(self, sat: Sat) -> None:
+        found = reports.read(sat.done.folder)
+        assert reports.to_json(found) == reports.to_json(sat.done.report)
+        assert found.facts["protocol"] == reports.from_json(reports.to_json(found)).facts["protocol"]
+        told: Any = found.facts["protocol"]
+        assert told["name"] == sat.case.name + sat.case.suffix
+        assert told.keys() == constants(find_protocol(sat.case.task, sat.case.name + sat.case.suffix)).keys()
+        rows = [one.name for one in found.tables[0].rows]
+        assert rows[-len(ENCODERS) :] == list(ENCODERS), "rows without an encoder come first"
+        for mine, kept in zip(sat.done.results, read_pictures(sat.done.folder), strict=True):
+            assert np.array_equal(mine.pictures, kept, equal_nan=True)
+        assert {"report.html", "report.md", "predictions"} <= {path.name for path in sat.done.folder.iterdir()}
+
+    def test_nothing_is_left_beside_the_reports_and_in_the_temporary_folder(self, sat: Sat) -> None:
+        assert sat.left == []
+        assert sat.beside == ["a", "b"]
+
+    def test_compare_joins_the_report_with_itself_and_refuses_another_protocol(self, sat: Sat, another: Path) -> None:
+        joined = compare([sat.done.folder, sat.done.folder])
+        assert [(r.name, r.cells) for r in joined.tables[0].rows] == [
+            (r.name, r.cells) for r in sat.done.report.tables[0].rows
+        ]
+        with pytest.raises(BadInput, match="numbers of different exams do not stand in one table"):
+            compare([sat.done.folder, another])
+
+    # --- Rows ---------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("name", ENCODERS)
+    def test_scores_are_finite_and_within_their_range(self, sat: Sat, name: str) -> None:
+        found = row(sat.done, name)
+        assert len({len(values) for values in found.values()}) == 1
+        for measure, values in found.items():
+            assert len(values) in (1, TRIALS), "one trial where nothing is drawn"
+            low = -1.0 if "decay" in measure.name else 0.0
+            high = 1.0 if measure.unit == "%" else np.inf
+            for value in values:
+                assert np.isfinite(value), measure.name
+                assert low <= value <= high, measure.name
+        cells = next(one.cells for one in reports.read(sat.done.folder).tables[0].rows if one.name == name)
+        for (measure, values), cell in zip(found.items(), cells, strict=True):
+            assert cell.mean == pytest.approx(measure.scale * np.mean(values))
+
+    @pytest.mark.parametrize("name", ENCODERS)
+    def test_memory_and_batch_change_no_number(self, sat: Sat, name: str) -> None:
+        found, other = row(sat.done, name), row(sat.other, name)
+        assert list(found) == list(other)
+        # Sums in another order differ by some 1e-9, which turns pixels whose two best classes are as good as equal: a
+        # few in ten thousand of SIFT's, which is 0 where nothing is.
+        for measure, values in found.items():
+            assert values == pytest.approx(other[measure], rel=1e-6, abs=1e-3), measure.name
+
+    @pytest.mark.parametrize("name", ENCODERS)
+    def test_predictions_have_the_sizes_and_ids_of_the_labels_and_are_what_is_scored(self, sat: Sat, name: str) -> None:
+        folder = sat.done.folder / "predictions"
+        place = folder_names([name])[name]
+        CHECKS[sat.case.task](sat, folder / place, {m.name: v[0] for m, v in row(sat.done, name).items()})
+
+
+class TestSegmentation(Contract):
+    tasks = ("segmentation",)
+
+
+class TestNeighbours(Contract):
+    tasks = ("neighbours",)
+
+
+class TestDepth(Contract):
+    tasks = ("depth",)
+
+
+class TestPropagation(Contract):
+    tasks = ("propagation",)
+
+
+class TestMatch(Contract):
+    tasks = ("match",)

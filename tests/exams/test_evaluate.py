@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Rendered
 from PIL import Image
 from samples import forked, start
 from sklearn.metrics import confusion_matrix
@@ -21,7 +22,6 @@ from vader.exams.labelled import depth, segmentation
 from vader.exams.results import differences, mean_iou, resampled
 from vader.finetuning.heads import stacked
 from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, Standard, full_size
-from vader.scenes.layouts import write
 
 STRIDE = 4
 SHORT = ProbeConfig(steps=40, pictures=4, pixels=32)
@@ -245,12 +245,10 @@ def test_paired_differences_are_surer_than_unpaired_ones() -> None:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(rendered: Rendered) -> Path:
     """VOC and NYU layouts, ten pictures each, two of them for validation."""
-    root = tmp_path_factory.mktemp("scenes")
-    for layout in ("voc", "nyu"):
-        write(root / layout, layout, count=10, width=64, height=48, workers=1)
-    return root
+    rendered("voc", 10)
+    return rendered("nyu", 10).parent
 
 
 def test_the_command_makes_a_whole_report(scenes: Path, tmp_path: Path) -> None:
@@ -302,13 +300,27 @@ def test_depth_by_the_library_with_few_labels(scenes: Path, tmp_path: Path) -> N
         depths = np.array(image)
     assert depths.shape == (48, 64)
     assert 300 < np.median(depths) < 10_000, "millimetres"
+    (examples,) = done.report.groups
+    assert [figure.caption.split(":")[0] for figure in examples.figures] == ["rgb, best", "rgb, worst"]
+
+
+def test_without_pictures_all_numbers_are_the_same(scenes: Path, tmp_path: Path) -> None:
+    arguments = (["rgb"], "segmentation", "voc-kmeans/vader", scenes / "voc")
+    drawn, plain = (evaluate(*arguments, tmp_path / name, trials=2, pictures=name == "a") for name in ("a", "b"))
+    assert [len(group.figures) for group in drawn.report.groups] == [2, 2], "bars and confusion; best and worst"
+    assert not plain.report.groups
+    assert plain.report.tables == drawn.report.tables
+    assert np.array_equal(*(read_pictures(one.folder)[0] for one in (drawn, plain)))
+    assert "data:image" not in (plain.folder / "report.html").read_text()
+    files = [[path.relative_to(one.folder) for path in sorted(one.folder.rglob("*"))] for one in (drawn, plain)]
+    assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
     ("task", "protocol"), [("neighbours", "voc/hummingbird"), ("segmentation", "voc-kmeans/vader")]
 )
 def test_exams_without_training(scenes: Path, tmp_path: Path, task: str, protocol: str) -> None:
-    done = evaluate(["rgb", "rgb@centred"], task, protocol, scenes / "voc", tmp_path / "r", trials=1)
+    done = evaluate(["rgb", "rgb@centred"], task, protocol, scenes / "voc", tmp_path / "r", trials=1, pictures=False)
     headline = next(iter(done.results[0].values.values()))
     assert 0 < headline[0] < 1
     assert "–" not in (tmp_path / "r" / "report.md").read_text().split("\n\n")[2].splitlines()[2]
@@ -357,6 +369,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.whole
 def test_a_stopped_run_leaves_nothing(scenes: Path, tmp_path: Path) -> None:
     """By SIGTERM, which Python does not hear of by itself as it does of Ctrl-C."""
     running = start("evaluate", "rgb", "--task", "segmentation", "--protocol", "voc-linear/vader", "--data",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Rendered, copied
 from labelled import noise, picture, put, text
 from PIL import Image
 from samples import shared
@@ -23,7 +24,6 @@ from vader.exams.evaluate import Evaluation, evaluate
 from vader.exams.files import read_pictures
 from vader.inference.propagation import PropagationProtocol, propagate_frames
 from vader.reports.metrics import boundary_f
-from vader.scenes.layouts import davis, write
 
 STAGE = "random:resnet10t@stage:3"  # stride 16
 SMALL = PropagationProtocol(context=2, radius=24.0, label_in="bilinear")
@@ -38,12 +38,9 @@ def _small_protocols(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clips(rendered: Rendered, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rendered clips of four frames, 64 x 96."""
-    out = tmp_path_factory.mktemp("scenes") / "DAVIS"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(davis, "CLIP", 4)
-        write(out, "davis", count=8, height=64, width=96, workers=1)
+    out = copied(rendered("davis", 8, 96, 64, clip=4), tmp_path_factory.mktemp("scenes") / "DAVIS")
     text(out / "ImageSets" / "2017" / "val.txt", "scene-0000", "scene-0001")
     return out
 
@@ -199,7 +196,9 @@ def test_objects_are_counted_and_void_is_background_as_davis_has_it(tmp_path: Pa
         picture(tmp_path / "JPEGImages" / "480p" / "a" / f"{t:05d}.jpg", t, (64, 96))
         truths.append(put(tmp_path / "Annotations" / "480p" / "a" / f"{t:05d}.png", mask) % 255)
     text(tmp_path / "ImageSets" / "2017" / "val.txt", "a")
-    copy, rgb = evaluate(["rgb"], "propagation", "davis/small", tmp_path, tmp_path / "out", device="cpu").results
+    copy, rgb = evaluate(
+        ["rgb"], "propagation", "davis/small", tmp_path, tmp_path / "out", device="cpu", pictures=False
+    ).results
     expected = by_hand([[(truths[0], truth) for truth in truths]])
     assert copy.pictures[0] == pytest.approx([(j + f) / 2 for j, f in zip(*expected.values(), strict=True)])
     assert copy.pictures[0, 1] == 1, "nothing there and nothing found"
@@ -232,7 +231,7 @@ def test_masks_of_2016_are_one_object(clips: Path, tmp_path: Path, both: bool) -
     if both:
         text(tmp_path / "ImageSets" / "2017" / "val.txt", "scene-0000")
     protocol = "davis-2016/small" if both else "davis/small"
-    found = evaluate(["rgb"], "propagation", protocol, tmp_path, tmp_path / "out", device="cpu")
+    found = evaluate(["rgb"], "propagation", protocol, tmp_path, tmp_path / "out", device="cpu", pictures=False)
     assert found.report.title.endswith("DAVIS 2016 val")
     assert found.results[0].pictures.shape == (1, 2)
     truths = [[(mask > 0).astype(np.uint8) for mask in clip.masks()] for clip in open_davis(clips)]
@@ -370,7 +369,9 @@ def test_wrong_clips_are_refused_before_a_frame_is_encoded(tmp_path: Path, spoil
     said: list[str] = []
     spoil(root)  # type: ignore[operator]
     with pytest.raises(VaderError, match=told) as fault:
-        evaluate(["rgb"], "propagation", "davis/small", root, tmp_path / "out", device="cpu", say=said.append)
+        evaluate(
+            ["rgb"], "propagation", "davis/small", root, tmp_path / "out", device="cpu", pictures=False, say=said.append
+        )
     assert "\n" not in str(fault.value)
     assert not said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"], "nothing is left"

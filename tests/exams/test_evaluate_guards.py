@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Rendered
 from labelled import make_voc, put
 from scipy.optimize import linear_sum_assignment
 from test_neighbours import most_allocated
@@ -21,18 +22,15 @@ from vader.exams.labelled.neighbours import build_memory
 from vader.exams.plan import Plan
 from vader.exams.protocols import PROTOCOLS, find_protocol
 from vader.exams.results import Result
-from vader.scenes.layouts import write
 
 HUMMINGBIRD, FOLDER = ("neighbours", "voc/hummingbird"), ("segmentation", "folder-linear/vader")
 LINEAR, KMEANS = ("segmentation", "voc-linear/vader"), ("segmentation", "voc-kmeans/vader")
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(rendered: Rendered) -> Path:
     """VOC's layout, ten pictures, two of them for validation."""
-    root = tmp_path_factory.mktemp("scenes") / "voc"
-    write(root, "voc", count=10, width=64, height=48, workers=1)
-    return root
+    return rendered("voc", 10)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +84,7 @@ def test_scores_do_not_know_the_scale_of_the_features(coloured: Path, tmp_path: 
         changed("x1e-6", lambda y: 1e-6 * y),
         changed("+1000", lambda y: y + 1000),
     ]
-    done = evaluate(encoders, *FOLDER, coloured, tmp_path / "r", trials=3)
+    done = evaluate(encoders, *FOLDER, coloured, tmp_path / "r", trials=3, pictures=False)
     spread = np.ptp(headline(done))
     assert 0 < spread < 0.05
     assert np.mean(headline(done)) > 0.6
@@ -122,8 +120,8 @@ def test_an_overflow_after_the_first_pictures_lets_the_encoder_sit_again(scenes:
 
 
 def test_search_and_memory_stay_within_the_stated_memory(scenes: Path, tmp_path: Path) -> None:
-    roomy = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "a", trials=1)
-    tight = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=1, memory=40_000)
+    roomy = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "a", trials=1, pictures=False)
+    tight = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=1, memory=40_000, pictures=False)
     assert headline(tight) == pytest.approx(headline(roomy), abs=1e-3)
     classes = len(roomy.results[0].confusion)
     size = 8 * 192 * (3 + classes) * 2  # eight pictures of 12 x 16 patches in float16
@@ -164,21 +162,22 @@ def test_a_memory_that_no_disk_holds_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_exam_without_chance_is_sat_once(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "a", trials=5)
+    done = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "a", trials=5, pictures=False)
     assert len(headline(done)) == 1
     assert done.report.facts["seeds"] == [0]
     text = (tmp_path / "a" / "report.md").read_text()
     assert "nothing is drawn at random" in text
     assert "±" not in text.split("## Results")[1].split("Mean")[0]
     monkeypatch.setitem(PROTOCOLS, HUMMINGBIRD, replace(find_protocol(*HUMMINGBIRD), keys=8 * 40))
-    drawn = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=2)
+    drawn = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=2, pictures=False)
     assert len(set(headline(drawn))) == 2
     assert "nothing is drawn" not in (tmp_path / "b" / "report.md").read_text()
 
 
 def test_hungarian_is_over_the_scored_classes(tmp_path: Path) -> None:
     make_voc(tmp_path / "voc")
-    done = evaluate(["rgb"], "neighbours", "voc-animals/hummingbird", tmp_path / "voc", tmp_path / "r", trials=1)
+    done = evaluate(["rgb"], "neighbours", "voc-animals/hummingbird", tmp_path / "voc", tmp_path / "r", trials=1,
+                    pictures=False)  # fmt: skip
     result = done.results[0]
     values = {measure.name: value for measure, value in result.values.items()}
     assert list(values) == ["mIoU-9", "mIoU of all classes", "pixel accuracy", "mIoU-9, Hungarian"]
@@ -195,9 +194,7 @@ def test_hungarian_is_over_the_scored_classes(tmp_path: Path) -> None:
 
 
 def test_more_labels_than_pictures_are_refused_before_any_encoder_is_opened(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        BadInput, match=r"--protocol voc-linear/vader:50: expected up to 8 .* of voc in .*scenes.*got 50"
-    ):
+    with pytest.raises(BadInput, match=r"--protocol voc-linear/vader:50: expected up to 8 .* of voc in .*voc.*got 50"):
         evaluate(["no such encoder"], "segmentation", "voc-linear/vader:50", scenes, tmp_path / "r")
 
 

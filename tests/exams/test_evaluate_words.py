@@ -3,17 +3,17 @@
 import json
 from pathlib import Path
 
+from conftest import Rendered
 from samples import forked
 
 from vader.exams.evaluate import evaluate
-from vader.scenes.layouts import write
 
 
-def test_names_are_shown_and_specs_are_kept(tmp_path: Path) -> None:
-    write(tmp_path / "voc", "voc", count=5, width=64, height=48, workers=1)
+def test_names_are_shown_and_specs_are_kept(rendered: Rendered, tmp_path: Path) -> None:
+    voc = rendered("voc", 5)
     done = forked(
         "evaluate", "colour=rgb", "rgb", "small=random:test_resnet@stage:2:4", "--task", "segmentation", "--trials", 1,
-        "--protocol", "voc-kmeans/vader", "--data", tmp_path / "voc", "--out", tmp_path / "r", "--device", "cpu",
+        "--protocol", "voc-kmeans/vader", "--data", voc, "--out", tmp_path / "r", "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "small, val: 1 of 1 pictures" in done.stderr
@@ -27,5 +27,7 @@ def test_names_are_shown_and_specs_are_kept(tmp_path: Path) -> None:
     for text in (done.stdout, *((tmp_path / "r" / f"report.{kind}").read_text() for kind in ("md", "html"))):
         assert "small" in text
         assert "colour" in text
-    library = evaluate(["colour=rgb"], "segmentation", "voc-kmeans/vader", tmp_path / "voc", tmp_path / "s", trials=1)
+    library = evaluate(
+        ["colour=rgb"], "segmentation", "voc-kmeans/vader", voc, tmp_path / "s", trials=1, pictures=False
+    )
     assert [one.name for one in library.results] == ["colour"]

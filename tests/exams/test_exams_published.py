@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Rendered
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -28,7 +29,6 @@ from vader.exams.labelled.segmentation import score_probes
 from vader.exams.protocols import constants, find_protocol
 from vader.finetuning.augment import Room, Shuffled, Square, room_view, square_crop, squared
 from vader.finetuning.pixels import LinearProbe
-from vader.scenes.layouts import write
 
 TINY_SQUARE = Square(side=64)
 QUICK = SquareConfig(views=TINY_SQUARE, grid=15, epochs=3, drop_at=2, batch=4)
@@ -348,12 +348,10 @@ def test_the_protocols_have_the_published_constants() -> None:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scenes(rendered: Rendered) -> Path:
     """VOC and NYU layouts, ten pictures each, two of them for validation."""
-    root = tmp_path_factory.mktemp("scenes")
-    for layout in ("voc", "nyu"):
-        write(root / layout, layout, count=10, width=64, height=48, workers=1)
-    return root
+    rendered("voc", 10)
+    return rendered("nyu", 10).parent
 
 
 def shrunk(monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], **changes: object) -> None:
@@ -365,7 +363,8 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], **changes: obj
 def test_scenes_sit_leoparts_probe(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: str) -> None:
     name = "voc-linear/leopart"
     shrunk(monkeypatch, ("segmentation", name), epochs=2, drop_at=1, batch=5)
-    done = evaluate(["rgb"], "segmentation", name + few, scenes / "voc", tmp_path / "r", trials=2, batch=4)
+    done = evaluate(["rgb"], "segmentation", name + few, scenes / "voc", tmp_path / "r", trials=2, batch=4,
+                    pictures=False)  # fmt: skip
     values = {measure.name: found for measure, found in done.results[0].values.items()}
     assert list(values) == ["mIoU", "pixel accuracy"]
     assert done.results[0].facts["learning rate of the probe"] == 0.1
@@ -389,7 +388,7 @@ def test_scenes_sit_dinov3s_probe(scenes: Path, tmp_path: Path, monkeypatch: pyt
     name = "nyu-linear/dinov3"
     shrunk(monkeypatch, ("depth", name), steps=30, warm_up=10, without_variance=5, lr=0.01, views=Room(crop=(40, 52)))
     out = tmp_path / "r"
-    done = evaluate(["rgb"], "depth", name + few, scenes / "nyu", out, trials=2, memory=60_000)
+    done = evaluate(["rgb"], "depth", name + few, scenes / "nyu", out, trials=2, memory=60_000, pictures=False)
     values = {measure.name: found for measure, found in done.results[0].values.items()}
     assert list(values) == ["RMSE, Eigen crop", "abs-rel, Eigen crop", "δ1, Eigen crop", "RMSE", "abs-rel", "δ1"]
     assert 0.1 < np.mean(values["RMSE"]) < 5

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from vader.runtime.files import new_folder
 
 
@@ -21,6 +23,7 @@ def left(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir())
 
 
+@pytest.mark.whole
 def test_what_a_killed_process_left_goes_with_the_next_report(tmp_path: Path) -> None:
     code = (
         "import sys, time; from pathlib import Path; from vader.runtime.files import new_folder\n"

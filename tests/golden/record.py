@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,11 @@ def settings(**changes: object) -> list[str]:
     return [word for key, value in (NETWORK | SHORT | changes).items() for word in ("--set", f"{key}={value}")]
 
 
-def scenes(run: Run, folder: Path) -> dict[str, Any]:
+def scenes(run: Run, folder: Path, layouts: Iterable[str] = LAYOUTS) -> dict[str, Any]:
     """The bytes of every layout but HDF5's, which hold library versions: of that one, the arrays."""
     found = {}
-    for layout, words in LAYOUTS.items():
-        run("scenes", layout, "--layout", layout, "--workers", 1, "--quiet", *words)
+    for layout in layouts:
+        run("scenes", layout, "--layout", layout, "--workers", 1, "--quiet", *LAYOUTS[layout])
         files = sorted(path for path in (folder / layout).rglob("*") if path.is_file() and path.suffix != ".mat")
         found[layout] = digest(*(path.read_bytes() for path in files))
         if layout == "nyu":

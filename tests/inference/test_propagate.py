@@ -213,6 +213,7 @@ def test_a_whole_one_is_left_alone_and_another_refused(clip: Path, first: Path, 
         propagate("rgb", clip, first, out / "masks", size=H)
 
 
+@pytest.mark.whole
 def test_ctrl_c_keeps_what_is_done(clip: Path, first: Path, tmp_path: Path) -> None:
     for number in range(T, 400):
         shutil.copy(clip / f"shot{number % T + 8}.png", clip / f"shot{number + 8}.png")
@@ -245,6 +246,7 @@ def test_a_real_clip(tmp_path: Path) -> None:
     assert (found & truth).sum() / (found | truth).sum() > 0.5
 
 
+@pytest.mark.whole
 def test_without_pyav_a_folder_gets_a_gif(clip: Path, first: Path, tmp_path: Path) -> None:
     code = f"import sys; sys.modules['av'] = None\n{KILLED}"
     out = tmp_path / "out"

@@ -183,6 +183,7 @@ def kill_a_build(photos: Path, out: Path) -> int:
     return rows.read_text().count("\n")
 
 
+@pytest.mark.whole
 def test_a_killed_build_goes_on_and_ends_the_same(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

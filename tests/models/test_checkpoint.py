@@ -85,6 +85,7 @@ def test_the_card_names_the_files_hash(model: Path) -> None:
     assert json.loads(model.with_suffix(".json").read_text())["sha256"] == sha256(model.read_bytes()).hexdigest()
 
 
+@pytest.mark.whole
 def test_a_model_loads_and_embeds_without_the_training_code(model: Path) -> None:
     """In a fresh process, with nothing but what `vader.load` itself imports."""
     code = f"""

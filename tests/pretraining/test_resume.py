@@ -124,6 +124,7 @@ def test_kill_and_resume_is_bit_exact_whatever_the_workers(straight: Path, photo
     assert_same_run(straight, run_killed(photos, place / "killed", "fp32"))
 
 
+@pytest.mark.whole
 def test_kill_and_resume_is_bit_exact_in_bf16_with_adamw_and_a_schedule(photos: Path, place: Path) -> None:
     changes: dict[str, object] = {"schedule": "cosine", "warmup_steps": 2, "optimizer": "adamw", "save_every": 3}
     done = pretrain(photos, place / "bf16", STEPS, **RUN | {"precision": "bf16"} | changes)
@@ -137,6 +138,7 @@ def test_kill_and_resume_is_bit_exact_in_bf16_with_adamw_and_a_schedule(photos: 
     assert_same_run(place / "bf16", out)
 
 
+@pytest.mark.whole
 def test_interrupts_save_and_exit_with_130_and_lose_nothing(straight: Path, photos: Path, place: Path) -> None:
     """SIGTERM as `timeout` sends it and SIGINT as Ctrl-C does: to the whole process group, workers included."""
     out = place / "interrupted"
@@ -158,6 +160,7 @@ def test_interrupts_save_and_exit_with_130_and_lose_nothing(straight: Path, phot
     assert_same_run(straight, out)
 
 
+@pytest.mark.whole
 def test_a_finished_run_can_be_extended(straight: Path, photos: Path, place: Path) -> None:
     out = place / "extended"
     assert pretrain(photos, out, STEPS // 2, **RUN).returncode == 0
@@ -167,6 +170,7 @@ def test_a_finished_run_can_be_extended(straight: Path, photos: Path, place: Pat
     assert_same_run(straight, out)
 
 
+@pytest.mark.whole
 def test_kills_at_random_moments_leave_whole_states(photos: Path, place: Path) -> None:
     """With a state after every step, most of the time goes into writing: most kills fall into it."""
     out, rng = place / "random", np.random.default_rng(0)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import Rendered
 from safetensors.torch import load_file
 from samples import environment, forked, pretrain, settings
 
 from vader.models.checkpoint import load_model, save_model
 from vader.runtime.files import new_folder
 from vader.runtime.states import states
-from vader.scenes.layouts import write
 
 
 def limited(code: str, place: Path, limit: int) -> subprocess.CompletedProcess[str]:
@@ -64,6 +64,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert load_file(tmp_path / "model.safetensors")["a"].shape == (1000,)
 
 
+@pytest.mark.whole
 def test_a_run_on_a_full_disk_ends_in_one_line(photos: Path, tmp_path: Path) -> None:
     """The model (about 20 MB) is written, the state (about 60 MB) is not; the line says so and what to do."""
     out = tmp_path / "run"
@@ -87,11 +88,9 @@ def test_a_run_on_a_full_disk_ends_in_one_line(photos: Path, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def voc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def voc(rendered: Rendered) -> Path:
     """Five small pictures in VOC's layout."""
-    root = tmp_path_factory.mktemp("scenes") / "voc"
-    write(root, "voc", count=5, width=64, height=48, workers=1)
-    return root
+    return rendered("voc", 5)
 
 
 def evaluation(voc: Path, out: Path, *words: object) -> list[str]:
@@ -102,6 +101,7 @@ def evaluation(voc: Path, out: Path, *words: object) -> list[str]:
 
 
 @pytest.mark.parametrize("where", ["report", "scratch"])
+@pytest.mark.whole
 def test_an_evaluation_without_room_names_the_place(where: str, voc: Path, tmp_path: Path) -> None:
     """Predictions go to the report; features beyond --memory to a file of no name, in the folder for such."""
     out, scratch = tmp_path / "r", tmp_path / "scratch"
@@ -141,6 +141,7 @@ def test_other_errors_of_an_evaluation_keep_their_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may mount")
+@pytest.mark.whole
 def test_a_report_on_a_disk_that_is_really_full(voc: Path, tmp_path: Path) -> None:
     place = tmp_path / "disk"
     place.mkdir()
@@ -156,6 +157,7 @@ def test_a_report_on_a_disk_that_is_really_full(voc: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser may mount")
+@pytest.mark.whole
 def test_a_disk_that_is_really_full(photos: Path, tmp_path: Path) -> None:
     """A file system of 30 MB: there is room for the model and not for the state."""
     place = tmp_path / "disk"

@@ -6,11 +6,13 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from samples import environment, pretrain_words, start
 
 from vader.runtime.states import states
 
 
+@pytest.mark.whole
 def test_an_interrupt_before_the_first_step_is_exit_code_130(photos: Path, tmp_path: Path) -> None:
     process = start(*pretrain_words(photos, tmp_path / "out", 50))
     assert process.stderr is not None
@@ -47,6 +49,7 @@ def interrupted_while_importing(module: str, words: list[object]) -> subprocess.
     return done
 
 
+@pytest.mark.whole
 def test_an_interrupt_that_torch_swallows_stops_the_run(photos: Path, tmp_path: Path) -> None:
     """Its C code imports numpy and forgets whatever goes wrong; at the second attempt all is well."""
     done = interrupted_while_importing("numpy", pretrain_words(photos, tmp_path / "out", 50))
@@ -56,6 +59,7 @@ def test_an_interrupt_that_torch_swallows_stops_the_run(photos: Path, tmp_path: 
     assert f"stopped after step 1; continue with: vader pretrain --resume {tmp_path / 'out'}" in done.stderr
 
 
+@pytest.mark.whole
 def test_a_library_that_an_interrupt_left_half_imported_is_no_error_of_ours(photos: Path, tmp_path: Path) -> None:
     """At the second attempt numpy may say that it cannot be loaded twice."""
     done = interrupted_while_importing("numpy._core.overrides", pretrain_words(photos, tmp_path / "out", 50))
@@ -63,6 +67,7 @@ def test_a_library_that_an_interrupt_left_half_imported_is_no_error_of_ours(phot
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.whole
 def test_what_ends_before_it_could_ask_tells_of_the_interrupt_by_its_exit_code(photos: Path, tmp_path: Path) -> None:
     done = interrupted_while_importing("numpy", ["embed", tmp_path / "none", photos, "--out", tmp_path / "out"])
     assert "expected a run folder" in done.stderr, "the interrupt was lost"

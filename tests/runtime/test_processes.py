@@ -83,6 +83,7 @@ def test_two_processes_speak_with_one_voice(together: tuple[Path, subprocess.Com
         assert done.stderr.count(begin) == 1, done.stderr
 
 
+@pytest.mark.whole
 def test_torchrun_resumes_what_was_killed(together: tuple[Path, Any], photos: Path, place: Path) -> None:
     """Both ways to start them are one run: begun with --devices 2, killed, ended by torchrun, bit for bit the same."""
     out = place / "killed"
@@ -106,6 +107,7 @@ def test_torchrun_resumes_what_was_killed(together: tuple[Path, Any], photos: Pa
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.whole
 def test_an_interrupt_of_the_first_process_ends_both(photos: Path, place: Path) -> None:
     out = place / "interrupted"
     process = start(*pretrain_words(photos, out, 500, **TWO | {"log_every": 100}))
@@ -152,6 +154,7 @@ def partly_broken(photos: Path, place: Path) -> tuple[Path, set[str]]:
     return folder, broken
 
 
+@pytest.mark.whole
 def test_unreadable_files_of_every_process_are_named_and_counted(
     partly_broken: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
@@ -163,6 +166,7 @@ def test_unreadable_files_of_every_process_are_named_and_counted(
     assert all(done.stderr.count(f"warning: skipped {name}") == 1 for name in broken), done.stderr
 
 
+@pytest.mark.whole
 def test_too_many_unreadable_files_stop_all_processes_alike(
     partly_broken: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
@@ -173,6 +177,7 @@ def test_too_many_unreadable_files_stop_all_processes_alike(
     assert not (tmp_path / "run" / "last.safetensors").exists()
 
 
+@pytest.mark.whole
 def test_bad_input_is_one_line_from_one_process(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()

@@ -337,6 +337,7 @@ def digest(seed: int, index: int) -> str:
     return hashlib.sha256(b"".join(a.tobytes() for a in arrays) + b"".join(v.pose.tobytes() for v in views)).hexdigest()
 
 
+@pytest.mark.whole
 def test_a_seed_and_an_index_give_the_same_bytes_in_every_process() -> None:
     source = (
         "import hashlib\nimport numpy as np\nfrom vader.scenes.render import render\n"

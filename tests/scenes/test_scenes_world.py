@@ -90,6 +90,7 @@ def test_of_blocked_worlds_the_last_least_blocked_one(
     assert len(made) == (4 if 2 in free.values() else ATTEMPTS)
 
 
+@pytest.mark.whole
 def test_other_processes_render_the_same() -> None:
     with processes(2) as over:
         spread = stills(SceneConfig(), 3, 5, 32, 32, over)

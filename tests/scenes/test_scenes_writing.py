@@ -114,6 +114,7 @@ def test_few_pixels_are_not_worth_other_processes() -> None:
 # --- The command --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_the_command_and_two_workers(tmp_path: Path) -> None:
     write(tmp_path / "here", "coco", count=COUNT, width=WIDTH, height=HEIGHT, seed=SEED, workers=1)
     out = tmp_path / "deep" / "out"
@@ -184,6 +185,7 @@ def test_a_failure_takes_the_folders_above_along(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["mine"]
 
 
+@pytest.mark.whole
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     process = start("scenes", tmp_path / "out", "--layout", "voc", "--count", 100_000, "--workers", 2)
     try:
@@ -248,6 +250,7 @@ def test_a_full_disk_is_one_line(
 
 
 @pytest.mark.parametrize("layout", ["coco", "davis"])
+@pytest.mark.whole
 def test_a_full_disk_in_other_layouts(layout: str, tiny_disk: Path) -> None:
     with pytest.raises(OSError, match="No space left on device") as caught:
         write(tiny_disk / "out", layout, count=50, width=320, height=320, workers=1)

@@ -47,14 +47,16 @@ def evaluate(
     device: str = "auto",
     weights: Path | None = None,
     scratch: Path | None = None,
+    pictures: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Let each encoder sit the protocol and write `out`: report.json, .md and .html, predictions/, pictures.npz.
 
     `encoders` are words of `open_encoder` or encoders; trial t has seed `seed` + t. Features stay within `memory`
     (bytes, or words such as "2GB"; None: half of what is free), beyond it in a file in `scratch`, and never more
-    than `batch` pictures above it. `say` gets lines of progress. Nothing but seeds, trials, encoders and data changes
-    a score.
+    than `batch` pictures above it. `pictures=False` leaves out charts and example pictures, which take most of the
+    time of a small evaluation; tables, numbers and predictions are the same. `say` gets lines of progress. Nothing but
+    seeds, trials, encoders and data changes a score.
 
     Raises BadInput for words that name nothing, data that is not as its layout says, features that are not finite and
     an `out` that is not empty, all before the first encoder sits, but for features that are not finite of some
@@ -95,7 +97,7 @@ def evaluate(
         results = exam.baselines(chosen, material, plan, keeper)
         results += [sit(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
         facts = _facts(results, chosen, material, seeds, budget, started)
-        tables, groups = exam.pages(results, chosen, material, folder, folders)
+        tables, groups = exam.pages(results, chosen, material, folder, folders, pictures)
         page = make_report(results, chosen, material, tables, groups, facts)
         if settled:
             page = _noted(page, settled)

@@ -45,11 +45,11 @@ class Exam:
     """A kind of exam.
 
     `open(protocol, root)` reads lists and opens no picture; BadInput for what is missing. `sit` gives an encoder's
-    result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders)` makes further tables
-    and figures; `baselines(protocol, material, plan, keeper)` the rows without an encoder, where
-    `keeper(name)` is the `keep` of a row. Where nothing is drawn at random `seeded` is False, and there is one trial
-    however many are asked for; `settled(protocol, material)` says why if that is so of some protocols on some data.
-    `needs_data`: whether there has to be a root.
+    result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders, pictures)` makes
+    further tables, and figures if `pictures`; `baselines(protocol, material, plan, keeper)` the rows without an
+    encoder, where `keeper(name)` is the `keep` of a row. Where nothing is drawn at random `seeded` is False, and there
+    is one trial however many are asked for; `settled(protocol, material)` says why if that is so of some protocols on
+    some data. `needs_data`: whether there has to be a root.
     """
 
     open: Callable[[Any, Path], Any]
@@ -67,9 +67,11 @@ def open_sets(protocol: Any, root: Path) -> Sets:
 
 
 def label_pages(
-    results: Sequence[Result], protocol: Any, sets: Sets, folder: Path, folders: dict[str, str]
+    results: Sequence[Result], protocol: Any, sets: Sets, folder: Path, folders: dict[str, str], pictures: bool = True
 ) -> tuple[list[Table], list[Group]]:
     """Classes, and the best and worst pictures."""
+    if not pictures:
+        return class_tables(results, sets), []
     groups = [*class_charts(results, sets, folder)]
     groups += [example_groups(one, protocol, sets, folder, folders[one.name]) for one in results]
     return class_tables(results, sets), groups

@@ -35,9 +35,10 @@ LONG = 44  # letters of a title
 
 
 def clip_pages(
-    results: Sequence[ClipResult], protocol: Any, clips: Clips, folder: Path, folders: dict[str, str]
-) -> tuple[list[Table], list[Group]]:
-    """Tables and figures beyond the results; predictions are read back from `folder`."""
+    results: Sequence[ClipResult], protocol: Any, clips: Clips, folder: Path, folders: dict[str, str],
+    pictures: bool = True,
+) -> tuple[list[Table], list[Group]]:  # fmt: skip
+    """Tables, and figures if `pictures`, beyond the results; predictions are read back from `folder`."""
     if clips.classes:
         table = class_table(results, clips.classes, ())
         missing = [name for name in clips.classes if name not in clips.first_classes]
@@ -45,6 +46,8 @@ def clip_pages(
         tables = [table.model_copy(update={"note": note})]
     else:
         tables = [sequence_table(results, clips, name) for name in ("j_and_f", "j_mean", "f_mean")]
+    if not pictures:
+        return tables, []
     pages = Pages(results, clips, folder, folders)
     figures = [pages.strip(clip, text) for clip, text in shown_clips(results, clips)]
     median = shown_clips(results, clips)[0][0]

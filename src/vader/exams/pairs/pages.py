@@ -30,9 +30,10 @@ ENDING = ".matches.npz"
 
 
 def pair_pages(
-    results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet, folder: Path, folders: dict[str, str]
-) -> tuple[list[Table], list[Group]]:
-    """Further tables and figures; writes predictions/ENCODER.matches.npz with every match of each encoder."""
+    results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet, folder: Path, folders: dict[str, str],
+    pictures: bool = True,
+) -> tuple[list[Table], list[Group]]:  # fmt: skip
+    """Further tables, and figures if `pictures`; writes predictions/ENCODER.matches.npz with every match of each."""
     for one in results:
         if one.matches is not None and one.name in folders:
             write_matches(folder / "predictions" / f"{folders[one.name]}{ENDING}", one, material)
@@ -41,7 +42,7 @@ def pair_pages(
     tables = [group_table(results, protocol, material, threshold) for threshold in shown]
     tables[1:] = [one.model_copy(update={"note": ""}) for one in tables[1:]]  # said once
     tables += stride_table(results, protocol, material)
-    return tables, _pictures(results, protocol, material)
+    return tables, _pictures(results, protocol, material) if pictures else []
 
 
 def write_matches(path: Path, result: PairResult, material: PairSet) -> None:
