@@ -17,7 +17,7 @@ import torch
 
 from vader.datasets.opening import open_labelled
 from vader.encoders import open_encoder
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 
 ALLOWED = "1.5 x + 60 s"
 

@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 
 EXAMS = {  # a name: task, protocol, folder
     "voc": ("segmentation", "voc-animals-linear/vader", "VOC2012"),

@@ -12,8 +12,11 @@ from pathlib import Path
 import torch
 
 import vader.cli
-import vader.commands
-import vader.commands_exams
+import vader.exams.evaluate
+import vader.inference.maps
+import vader.inference.show
+import vader.pretraining.pretrain
+import vader.pretraining.recipes
 
 
 def run(words: list[str], environment: Mapping[str, str], folder: Path, where: Path | None = None) -> None:

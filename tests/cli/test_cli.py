@@ -14,10 +14,11 @@ import torch
 from samples import environment, here, quiet, quiet_words, refused, settings, vader
 
 from vader.cli import app
-from vader.commands import assign, make_config, parse_point, parse_setting, read_toml
+from vader.cli.settings import parse_point, parse_setting, parse_settings
 from vader.errors import BadInput
 from vader.models.checkpoint import load_model
-from vader.pretraining.config import PretrainConfig
+from vader.pretraining.config import PretrainConfig, assign, read_toml
+from vader.pretraining.start import _make_config as make_config
 
 # --- Starting -----------------------------------------------------------------------------------------------------
 
@@ -61,17 +62,18 @@ def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos
         import vader
         vader.PretrainConfig
         from vader import pretrain
-        from vader.pretraining.pretrain import PretrainConfig, rate
-        import vader.pretraining.run, vader.pretraining.pretrain, vader.pretraining.health
-        assert vader.pretrain is pretrain and pretrain.__name__ == "pretrain", vader.pretraining.pretrain
+        from vader.pretraining.config import PretrainConfig
+        import vader.scenes.world
+        assert vader.pretrain is pretrain and pretrain.__name__ == "pretrain"
+        assert vader.scenes.__name__ == "scenes" and callable(vader.scenes), vader.scenes
         assert vader.PretrainConfig is PretrainConfig
-        assert vader.recipes.__name__ == "vader.recipes" and vader.health.__name__ == "vader.health"
+        assert vader.recipes.__name__ == "vader.pretraining.recipes"
         network = dict(encoder="test_resnet", dim=8, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
         config = PretrainConfig(
             images={str(photos)!r}, out={str(tmp_path / "run")!r}, steps=1, batch=2, points=4, queue=16, bn_groups=1,
             network=network, views=dict(size=32), workers=0, held_out=2,
         )
-        assert vader.load(vader.pretrain(config, quiet=True)).config.dim == 8
+        assert vader.load(vader.pretrain(config=config, quiet=True).folder).config.dim == 8
     """
     code = textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)
@@ -198,11 +200,12 @@ def test_what_a_worker_finds_is_one_line_too(photos: Path, tmp_path: Path) -> No
 NOTHING: dict[str, Any] = {
     "recipe": "quick", "objective": None, "encoder": "resnet10t", "init": None, "steps": None, "epochs": None,
     "minutes": None, "batch": None, "size": None, "queue": None, "views": None, "seed": None, "workers": None,
-    "devices": None, "config": None, "freeze_encoder": False, "device": "cpu", "precision": "fp32", "set": [],
+    "devices": None, "config": None, "freeze_encoder": False, "device": "cpu", "precision": "fp32", "settings": {},
 }  # fmt: skip
 
 
 def config(photos: Path, **given: Any) -> PretrainConfig:
+    given["settings"] = parse_settings(given.pop("set", []))
     return make_config(photos, Path("out"), NOTHING | given, quiet=True)
 
 
@@ -231,8 +234,8 @@ def test_minutes_hold_the_steps_and_their_exams(
     """By hand: 0.5 s a step, an exam every 100 steps, a first one with the baselines and one at the end."""
     speeds = [{"images_per_s": 8.0}, {"images_per_s": 64.0}]  # the first window warms up
     lines = speeds + [{"exam_s": seconds} for seconds in exams]
-    monkeypatch.setattr("vader.commands.run_pretrain", lambda *_, **__: None)
-    monkeypatch.setattr("vader.commands.read_metrics", lambda _: lines)
+    monkeypatch.setattr("vader.pretraining.plan.run_pretraining", lambda *_, **__: None)
+    monkeypatch.setattr("vader.pretraining.plan.read_metrics", lambda _: lines)
     made = config(photos, minutes=minutes, set=["exam_every=100"])
     assert made.steps == steps
     if steps > 1 and exams:
@@ -246,7 +249,7 @@ def test_minutes_hold_the_steps_and_their_exams(
         ({"set": ["temprature=0.1"]}, "temprature"),
         ({"set": ["views.siz=32"]}, "views.siz"),
         ({"set": ["network.widht=3"]}, "network.widht"),
-        ({"set": ["temperature"]}, "expected KEY=VALUE, got 'temperature'"),
+        ({"set": ["temperature"]}, "expected KEY=VALUE, found 'temperature'"),
         ({"set": ["=3"]}, "expected KEY=VALUE"),
         ({"set": ["temperature=hot"]}, "temperature"),
         ({"set": ["batch=many"]}, "batch"),

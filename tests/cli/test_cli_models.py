@@ -14,10 +14,11 @@ import pytest
 import torch
 from samples import forked, here, pretrain, pretrain_words, quiet, refused, start
 
+from vader.encoders import open_encoder
 from vader.errors import BadInput, UnreadableImage
 from vader.images.decode import decode
 from vader.images.sources import list_images
-from vader.inference.embed import embed_to_disk
+from vader.inference.maps import write_maps
 from vader.models.checkpoint import load_model, save_model
 from vader.models.network import NetworkConfig, build
 
@@ -150,7 +151,7 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
         assert skipped == ["cut.jpg", "text.jpg"]
     assert begun is None or begun < 37
     assert path.stat().st_mtime_ns == written, "what was there is left alone"
-    network = load_model(model)
+    network, encoder = load_model(model), open_encoder(str(model))
     for name in ("0-01.jpg", "1-04.jpg", "2-11.jpg"):
         line, pixels = found[name], decode(mixed / name)
         one = np.load(out / line["map"])
@@ -162,12 +163,12 @@ def test_embed_writes_a_map_an_image_and_completes_what_was_killed(model: Path, 
         with torch.no_grad():
             truth = network.embed(torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)[0]
         np.testing.assert_allclose(one.astype(np.float32), truth.numpy(), atol=2e-3)
-    with pytest.raises(BadInput, match="another model, size, precision or image list"):
-        embed_to_disk(network, list_images(mixed), out, identity=network.card["sha256"], size=64)
-    with pytest.raises(BadInput, match="another model, size, precision or image list"):
-        embed_to_disk(network, list_images(mixed), out, identity=network.card["sha256"], precision="bf16")
+    with pytest.raises(BadInput, match="maps of another"):
+        write_maps(encoder, list_images(mixed), out, identity=encoder.identity, size=64)
+    with pytest.raises(BadInput, match="maps of another"):
+        write_maps(encoder, list_images(mixed), out, identity=encoder.identity, precision="bf16")
     with pytest.raises(BadInput, match="expected a new or empty folder"):
-        embed_to_disk(network, list_images(mixed), mixed, identity=network.card["sha256"])
+        write_maps(encoder, list_images(mixed), mixed, identity=encoder.identity)
 
 
 def test_embed_refuses_another_model(model: Path, photos: Path, tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_maps_of_a_list_stay_in_their_folder(model: Path, photos: Path, tmp_path
     (tmp_path / "lists" / "list.txt").write_text(f"{relative}\n{photos / '01.jpg'}\n")
     out = tmp_path / "out" / "maps"
     images = list_images(tmp_path / "lists" / "list.txt")
-    assert embed_to_disk(load_model(model), images, out, identity="a") == 2
+    assert write_maps(open_encoder(str(model)), images, out, identity="a")[0] == 2
     found = [path.resolve() for path in tmp_path.rglob("*.npy")]
     assert len(found) == 2
     assert all(path.is_relative_to(out.resolve()) for path in found)

@@ -113,11 +113,11 @@ def test_progress_says_speed_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -
     clock = iter([0.0, 2.0, 10.0, 20.0])
     monkeypatch.setattr("vader.runtime.progress.time.monotonic", lambda: next(clock))
     lines: list[str] = []
-    progress = Progress("rgb, train", 40, lines.append)
+    progress = Progress("rgb, train: ", 40, lines.append)
     for _ in range(3):
         progress(10)
-    assert lines == ["rgb, train: 20 of 40 pictures, 2.0 images/s, 10 s left",
-                     "rgb, train: 30 of 40 pictures, 1.5 images/s, 7 s left"]  # fmt: skip
+    assert lines == ["rgb, train: 20/40 images  2.0 images/s  ETA 0:00:10",
+                     "rgb, train: 30/40 images  1.5 images/s  ETA 0:00:06"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "expected"), [("2GB", 2 * 10**9), ("1.5 mb", 1_500_000), ("4096", 4096)])

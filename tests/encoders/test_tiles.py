@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from vader.inference.embed import embed, embed_to_disk
 
 from vader.encoders import open_encoder
 from vader.encoders import tiling as tiles
@@ -22,8 +22,9 @@ from vader.encoders.opening import fresh_encoder
 from vader.encoders.tiling import by_tiles, spans, tile_for, weights
 from vader.errors import BadInput
 from vader.images.sources import list_images
+from vader.inference.maps import write_maps
 from vader.models.groupnorm import Statistics, settable_norms
-from vader.models.network import NetworkConfig, build
+from vader.models.network import NetworkConfig
 
 CONFIG = NetworkConfig(encoder="test_resnet", dim=8, pyramid_width=16, decoder_width=16, pyramid_outputs=False)
 SHARED = Path(os.environ.get("VADER_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -165,13 +166,11 @@ def test_encoders_of_short_reach_are_exact(name: str, picture: Tensor) -> None:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_our_network_by_tiles_is_the_whole_image_to_one_percent(turned: bool, picture: Tensor) -> None:
-    torch.manual_seed(0)
-    network = build(CONFIG).eval()
+    encoder = fresh_encoder(CONFIG, "ours")
     images = picture.transpose(2, 3) if turned else picture
-    truth = embed(network, images)
-    plain = torch.inference_mode()(by_tiles)(network.embed, images, 4, 512, passes=0)
-    assert error(plain, truth) > 0.02, "the norms are the trap"
-    found = embed(network, images, tile=512)
+    truth = maps_of(encoder, images)
+    assert error(by_tiles(encoder.embed, images, 4, 512), truth) > 0.02, "the norms are the trap"
+    found = maps_of(encoder, images, tile=512)
     assert error(found, truth) < 1e-4, "this network looks no further than the overlap"
     assert seams(found, truth) < 0.01
     torch.testing.assert_close(found.norm(dim=1), torch.ones_like(found[:, 0]), atol=1e-5, rtol=0)
@@ -205,8 +204,7 @@ def test_patches_of_transformers_lie_where_the_images_do() -> None:
 
 
 def test_embed_goes_by_tiles_and_says_so(picture: Tensor, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    network = build(CONFIG).eval()
+    encoder = fresh_encoder(CONFIG, "ours")
     pixels = (picture[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
     (tmp_path / "images").mkdir()
     assert cv2.imwrite(str(tmp_path / "images" / "wide.png"), pixels[..., ::-1])
@@ -214,21 +212,25 @@ def test_embed_goes_by_tiles_and_says_so(picture: Tensor, tmp_path: Path) -> Non
     told: list[str] = []
     images = list_images(tmp_path / "images")
     with pytest.raises(BadInput, match="--tile: expected at least"):
-        embed_to_disk(network, images, tmp_path / "maps", identity="a", tile=64)
+        write_maps(encoder, images, tmp_path / "maps", identity="a", tile=64)
     assert not (tmp_path / "maps").exists()
     seen: list[int] = []
-    watch = network.encoder.register_forward_pre_hook(lambda _, given: seen.append(max(given[0].shape[2:])))
-    assert embed_to_disk(network, images, tmp_path / "maps", identity="a", tile=512, say=told.append) == 2
-    watch.remove()
+
+    def features(images: Tensor) -> Tensor:
+        seen.append(max(images.shape[2:]))
+        return encoder.features(images)
+
+    watched = replace(encoder, features=features)
+    assert write_maps(watched, images, tmp_path / "maps", identity="a", tile=512, say=told.append)[0] == 2
     assert max(seen) == 512, "the network never sees the whole image"
     assert any("wide.png: 710x300 px, by 4 tiles of up to 512 px" in line for line in told)
     assert not any("small.png" in line for line in told)
     lines = map(json.loads, (tmp_path / "maps" / "manifest.jsonl").read_text().splitlines())
     assert {line["name"]: line.get("tile") for line in lines} == {"wide.png": 512, "small.png": None}
     found = torch.from_numpy(np.load(tmp_path / "maps" / "maps" / "wide.png.npy")).float()[None]
-    assert error(found, embed(network, picture)) < 0.01
-    with pytest.raises(BadInput, match="another model, size"):
-        embed_to_disk(network, images, tmp_path / "maps", identity="a", tile=640)
+    assert error(found, maps_of(encoder, picture)) < 0.01
+    with pytest.raises(BadInput, match="maps of another"):
+        write_maps(encoder, images, tmp_path / "maps", identity="a", tile=640)
 
 
 def test_a_real_frame_and_real_weights() -> None:

@@ -12,7 +12,7 @@ from samples import forked
 from vader.errors import BadInput
 from vader.exams.compare import join_reports as compare
 from vader.exams.compare import write_comparison
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.reports.report import from_json
 from vader.reports.tables import to_markdown
 

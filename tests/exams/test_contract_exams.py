@@ -29,7 +29,8 @@ from vader.datasets.opening import open_labelled
 from vader.errors import BadInput
 from vader.exams import protocols
 from vader.exams.compare import join_reports as compare
-from vader.exams.evaluate import Evaluation, evaluate
+from vader.exams.evaluate import Evaluation
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.exams.files import folder_names, read_pictures
 from vader.exams.labelled.dinov3 import BinsConfig
 from vader.exams.labelled.leopart import SquareConfig

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.exams.files import folder_names, read_pictures
 from vader.exams.labelled import depth, segmentation
 from vader.exams.results import differences, mean_iou, resampled

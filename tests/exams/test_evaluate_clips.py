@@ -20,7 +20,8 @@ from vader.exams.clips.evaluation import COPIED, ClipResult, open_clips
 from vader.exams.clips.pages import SIDES, shown_clips, tinted
 from vader.exams.clips.protocols import PROTOCOLS, ClipExam
 from vader.exams.clips.scores import davis_scores, score_frames
-from vader.exams.evaluate import Evaluation, evaluate
+from vader.exams.evaluate import Evaluation
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.exams.files import read_pictures
 from vader.inference.propagation import PropagationProtocol, propagate_frames
 from vader.reports.metrics import boundary_f

@@ -15,7 +15,8 @@ from vader.encoders import DenseEncoder, open_encoder
 from vader.encoders.dense import await_fitting
 from vader.encoders.store import Budget
 from vader.errors import BadInput
-from vader.exams.evaluate import Evaluation, evaluate
+from vader.exams.evaluate import Evaluation
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.exams.kinds import open_sets, sit
 from vader.exams.labelled.nearest import least_budget, tile
 from vader.exams.labelled.neighbours import build_memory

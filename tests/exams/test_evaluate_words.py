@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import Rendered
 from samples import forked
 
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 
 
 def test_names_are_shown_and_specs_are_kept(rendered: Rendered, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vader.encoders import DenseEncoder, fit, open_encoder
 from vader.encoders.store import Budget, Store
 from vader.errors import BadInput
 from vader.exams import protocols
-from vader.exams.evaluate import evaluate
+from vader.exams.evaluate import evaluate_encoders as evaluate
 from vader.exams.files import read_pictures
 from vader.exams.labelled import dinov3 as bins
 from vader.exams.labelled import leopart as square

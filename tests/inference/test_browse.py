@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vader import commands_retrieval
+import vader
 from vader.errors import BadInput
 from vader.images.decode import decode
 from vader.images.sources import list_images
@@ -198,15 +198,15 @@ def test_too_many_images_are_refused_with_what_to_do(
     assert names == [index.rows[i].name for i in (0, 3, 6, 8, 11)]
     with pytest.raises(BadInput, match="--count: expected at least 1, got 0"):
         write_page(index, tmp_path / "page.html", count=0)
-    with pytest.raises(BadInput, match=r"expected a page's name such as page.html, got page.png"):
-        commands_retrieval.browse(index.folder, Path("page.png"), None, None, "cpu", as_json=False)
+    with pytest.raises(BadInput, match=r"expected a page's name such as page.html, found page.png"):
+        vader.browse(index.folder, out="page.png", device="cpu")
 
 
 def test_an_index_of_clusters_asks_its_model_for_maps(photos: Path, tmp_path: Path) -> None:
     build_index("rgb", list_images(photos), tmp_path / "index", IndexConfig(sample=10))
-    text = commands_retrieval.browse(tmp_path / "index", tmp_path / "page.html", 3, None, "cpu", as_json=False)
-    assert "3 images" in text
+    made = vader.browse(tmp_path / "index", out=tmp_path / "page.html", count=3, device="cpu")
+    assert "3 images" in str(made)
     first = data_of(tmp_path / "page.html")["images"][0]
     assert (first["h"], first["w"]) == (24, 24), "at the encoder's own stride"
-    told = json.loads(commands_retrieval.browse(tmp_path / "index", tmp_path / "p.html", 3, None, "cpu", as_json=True))
+    told = vader.browse(tmp_path / "index", out=tmp_path / "p.html", count=3, device="cpu").as_json()
     assert told["bytes"] == (tmp_path / "p.html").stat().st_size

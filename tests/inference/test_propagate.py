@@ -22,7 +22,7 @@ from vader.errors import BadInput
 from vader.images.decode import decode
 from vader.images.encode import colour_map, png
 from vader.images.video import open_clip, write_mp4
-from vader.inference.propagate import propagate
+from vader.inference.propagate import propagate_clip as propagate
 from vader.inference.propagation import find_protocol, propagate_frames
 from vader.inference.propagation.pictures import tint
 
@@ -31,7 +31,7 @@ KILLED = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from vader.inference.propagate import propagate
+from vader.inference.propagate import propagate_clip as propagate
 propagate(sys.argv[1], *map(Path, sys.argv[2:5]), size=40, keep_every=0)
 """
 

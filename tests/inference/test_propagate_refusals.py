@@ -12,7 +12,7 @@ from vader.datasets.davis import mask_png
 from vader.errors import BadInput
 from vader.images.encode import png
 from vader.images.video import open_clip, write_mp4
-from vader.inference.propagate import propagate
+from vader.inference.propagate import propagate_clip as propagate
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from vader.inference.retrieval import index as opening
 from vader.inference.retrieval.building import IndexConfig, at_stride, build_index
 from vader.inference.retrieval.index import Index, open_index
 from vader.inference.retrieval.measuring import between_cells, measure
-from vader.inference.retrieval.query import query_vector, retrieve
+from vader.inference.retrieval.query import find as retrieve
+from vader.inference.retrieval.query import query_vector
 from vader.inference.retrieval.table import BEGUN, CELLS, INDEX, MANIFEST, ROWS, VECTORS
 
 

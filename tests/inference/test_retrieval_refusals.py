@@ -1,6 +1,5 @@
 """What the verbs of an index print, and what they refuse: other models, damaged folders, points outside."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,14 +9,15 @@ import numpy as np
 import pytest
 from samples import here
 
-from vader import commands_retrieval
+import vader
+from vader.cli.settings import parse_points
 from vader.errors import BadInput
 from vader.images.decode import decode
 from vader.images.sources import list_images
 from vader.inference.retrieval.building import IndexConfig, build_index
 from vader.inference.retrieval.index import Index, open_index
 from vader.inference.retrieval.models import find_spec
-from vader.inference.retrieval.query import retrieve
+from vader.inference.retrieval.query import find as retrieve
 from vader.inference.retrieval.table import INDEX, MANIFEST, ROWS, VECTORS
 
 
@@ -38,21 +38,18 @@ def colours(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_commands_say_what_they_did(colours: Path, photos: Path, tmp_path: Path) -> None:
-    text = commands_retrieval.index(
-        "rgb", photos, colours, 4, None, None, "pq", True, 0, "cpu", as_json=False, quiet=True
-    )
+    text = str(vader.index("rgb", photos, out=colours, stride=4, kind="pq", device="cpu", quiet=True))
     assert "12 MB a million cells" in text
     assert "8 MB of exact vectors" in text
     assert "recall@10 " in text
     picture = tmp_path / "hits.png"
-    shown = commands_retrieval.retrieve(
-        colours, photos / "00.jpg", ["10,12", "30,40"], ["5,5,20,20"], 3, picture, None, "cpu", as_json=False
+    points = [(10, 12), (30, 40)]
+    shown = vader.retrieve(
+        colours, photos / "00.jpg", at=points, box=[(5, 5, 20, 20)], top=3, out=picture, device="cpu"
     )
-    assert len(shown.splitlines()) == 6
+    assert len(str(shown).splitlines()) == 6
     assert decode(picture).shape[1] > 500
-    told = json.loads(
-        commands_retrieval.retrieve(colours, photos / "00.jpg", ["10,12"], [], 3, None, None, "cpu", as_json=True)
-    )
+    told = vader.retrieve(colours, photos / "00.jpg", at=[(10, 12)], top=3, device="cpu").as_json()
     assert [set(hit) for hit in told["hits"]] == [{"image", "similarity", "x", "y"}] * 3
     assert told["index"]["recall"] >= 0.9
 
@@ -198,9 +195,9 @@ def test_settings_that_cannot_be_are_refused(photos: Path, tmp_path: Path) -> No
     (tmp_path / "full" / "a").touch()
     with pytest.raises(BadInput, match="expected a new or empty folder"):
         build_index("rgb", images, tmp_path / "full", IndexConfig())
-    with pytest.raises(BadInput, match=r"--size: .*32, got 8"):
-        commands_retrieval.index("rgb", photos, tmp_path / "i", None, None, 8, "auto", True, 0, "cpu", False, True)
-    with pytest.raises(BadInput, match="--at: expected X,Y in pixels, got '3'"):
-        commands_retrieval.retrieve(tmp_path, photos, ["3"], [], 8, None, None, "cpu", False)
+    with pytest.raises(BadInput, match=r"--size: .*32, found 8"):
+        vader.index("rgb", photos, out=tmp_path / "i", size=8, device="cpu", quiet=True)
+    with pytest.raises(BadInput, match="--at: expected X,Y in pixels, found '3'"):
+        parse_points(["3"])
     with pytest.raises(BadInput, match="--top: expected at least 1"):
-        commands_retrieval.retrieve(tmp_path, photos, ["3,3"], [], 0, None, None, "cpu", False)
+        vader.retrieve(tmp_path, photos, at=[(3, 3)], top=0, device="cpu")

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from cyclopts.exceptions import CycloptsError
 
-from vader import commands
+import vader
 from vader.cli import app
 from vader.encoders import DenseEncoder, open_encoder
 from vader.encoders.features import map_of
 from vader.encoders.opening import fresh_encoder
 from vader.errors import BadInput
 from vader.images.geometry import read_at
-from vader.images.pictures import read_some
+from vader.images.pictures import Picture, read_some
 from vader.images.sources import ImageList, list_images
 from vader.inference import show
 from vader.inference.show import called, find_similar, pca_colours, place_in
@@ -72,7 +72,7 @@ def test_maps_are_drawn_where_their_cells_lie(tmp_path: Path, monkeypatch: pytes
     """A picture of 100 x 40 px has cells of 16 px that reach to 112 x 48."""
     picture = np.full((40, 100, 3), (255, 0, 0), np.uint8)
     picture[32:, 96:] = (0, 0, 255)
-    read = [Picture(name, picture, (100, 40)) for name in ("a.png", "b.png")]
+    read = [Picture(picture, (100, 40), name) for name in ("a.png", "b.png")]
     itself, other = find_similar(colours(16), read, (98.0, 38.0))
     assert other.best == (100, 40), "the last cell's centre lies beyond the picture"
     figures = []
@@ -101,8 +101,8 @@ def test_views_of_matches_have_sides_of_whole_cells(
 
 def test_small_sizes_are_refused(wide: ImageList, tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", build(CONFIG).state_dict(), CONFIG, {})
-    with pytest.raises(BadInput, match="--size: expected at least 32 px, got 31"):
-        commands.show("pca", [str(tmp_path)], wide.root, tmp_path / "out", 1, None, 31, 0, "cpu", "panel", True)
+    with pytest.raises(BadInput, match="--size: expected at least 32 px, found 31"):
+        vader.show("pca", tmp_path, wide.root, out=tmp_path / "out", count=1, size=31, device="cpu", quiet=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -213,8 +213,8 @@ def test_headings_are_short_and_never_alike() -> None:
 
 
 def test_frames_of_two_clips_go_by_their_folders() -> None:
-    def shown(*names: str) -> list[show.Shown]:
-        return [Picture(name, np.zeros((32, 32, 3), np.uint8), (32, 32)) for name in names]
+    def shown(*names: str) -> list[Picture]:
+        return [Picture(np.zeros((32, 32, 3), np.uint8), (32, 32), name) for name in names]
 
     assert show.labels(shown("/a/b/0.jpg", "1.jpg")) == ["0.jpg", "1.jpg"]
     assert show.labels(shown("/a/camel/0.jpg", "/a/cows/0.jpg")) == ["camel/0.jpg", "cows/0.jpg"]

@@ -17,7 +17,8 @@ from vader.inference.propagation.step import carry_frame
 from vader.pretraining.config import PretrainConfig
 from vader.pretraining.contrast import info_nce
 from vader.pretraining.feed import Batch
-from vader.pretraining.pretrain import pretrain, step
+from vader.pretraining.pretrain import run_pretraining as pretrain
+from vader.pretraining.pretrain import step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

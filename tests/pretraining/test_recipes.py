@@ -7,7 +7,7 @@ import pytest
 
 from vader.errors import BadInput
 from vader.pretraining import recipes
-from vader.pretraining.config import PretrainConfig
+from vader.pretraining.config import PretrainConfig, explained
 from vader.pretraining.pretrain import rate
 
 IMAGENET = 1_281_167
@@ -87,7 +87,5 @@ def test_what_is_told_of_a_config() -> None:
 
 
 def test_contradictions_are_refused() -> None:
-    from vader.commands import build
-
-    with pytest.raises(BadInput, match="batch 128 must be a multiple of 3 processes x 1 bn_groups"):
-        build("paper", Path("images"), Path("out"), 1000, {"devices": 3})
+    with pytest.raises(BadInput, match="batch 128 must be a multiple of 3 processes x 1 bn_groups"), explained():
+        recipes.paper(Path("images"), Path("out"), 1000, devices=3)

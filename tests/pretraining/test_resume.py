@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 from samples import Forked, forked, pretrain, pretrain_words, start
 
-from vader.commands import read_config, resumed_config
 from vader.errors import BadCheckpoint, BadInput
+from vader.pretraining.config import read_config
+from vader.pretraining.start import _resumed_config as resumed_config
 from vader.runtime.states import load_state, states
 
 STEPS = 12
@@ -281,9 +282,11 @@ def test_a_config_of_something_else_is_refused(tmp_path: Path, text: str) -> Non
 
 
 def test_a_resumed_run_keeps_its_settings_but_for_the_workers(straight: Path) -> None:
-    nothing = {"steps": None, "workers": None, "device": "auto", "freeze_encoder": False, "set": []}
+    nothing = {"steps": None, "workers": None, "device": "auto", "freeze_encoder": False, "settings": None}
     assert resumed_config(straight, nothing).workers == 0
     assert resumed_config(straight, nothing | {"workers": 3}).workers == 3
-    for name, value in (("steps", 5), ("device", "cpu"), ("freeze_encoder", True), ("set", ["a=1"])):
-        with pytest.raises(BadInput, match=f"keeps its settings, got --{name.replace('_', '-')}"):
+    for name, value in (("steps", 5), ("device", "cpu"), ("freeze_encoder", True), ("settings", {"a": 1})):
+        with pytest.raises(
+            BadInput, match=f"keeps its settings, found --{'set' if name == 'settings' else name.replace('_', '-')}"
+        ):
             resumed_config(straight, nothing | {name: value})

@@ -16,14 +16,15 @@ from conftest import _pictures
 from safetensors.torch import load_file
 from tiny import TINY
 
-from vader import commands
 from vader.errors import BadInput
 from vader.models.network import DenseNetwork
 from vader.pretraining import health
-from vader.pretraining.config import PretrainConfig
+from vader.pretraining.config import PretrainConfig, read_config
 from vader.pretraining.feed import split
-from vader.pretraining.pretrain import pretrain
+from vader.pretraining.plan import steps_in
+from vader.pretraining.pretrain import run_pretraining as pretrain
 from vader.runtime.journal import Journal, read_metrics
+from vader.runtime.progress import silent
 from vader.runtime.states import load_state, states
 
 
@@ -160,7 +161,7 @@ def test_a_run_is_resumed_from_another_folder_and_without_its_first_weights(
     (tmp_path / "weights.safetensors").unlink()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    again = commands.read_config(Path("../run"))
+    again = read_config(Path("../run"))
     pretrain(again, resume=True, quiet=True)
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in (straight, "run"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -217,7 +218,7 @@ def test_an_interrupt_while_the_speed_is_measured_advises_nothing_of_the_trial(c
         patch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
         thread.start()
         with pytest.raises(KeyboardInterrupt, match="the run itself has not begun") as caught:
-            commands.steps_in(small(crops, tmp_path / "run"), 1.0, quiet=True)
+            steps_in(small(crops, tmp_path / "run"), 1.0, silent)
     thread.join()
     assert "--resume" not in str(caught.value)
     assert not list((tmp_path / "temporary").iterdir())

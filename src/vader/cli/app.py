@@ -43,7 +43,10 @@ FLAGS_WITHOUT_NO = {"quiet", "freeze_encoder"}
 
 
 def add(
-    verb: Callable[..., Any], words: tuple[str, ...] = (), words_help: str = "", **spelt: tuple[Any, Callable[[Any], Any]]
+    verb: Callable[..., Any],
+    words: tuple[str, ...] = (),
+    words_help: str = "",
+    **spelt: tuple[Any, Callable[[Any], Any]],
 ) -> Callable[..., Any]:
     """Make a public function a verb of the command line.
 

@@ -32,8 +32,15 @@ class Evaluation:
     folder: Path
     results: tuple[Result, ...]
 
+    def __str__(self) -> str:
+        return reports.to_text(self.report).rstrip("\n")
 
-def evaluate(
+    def as_json(self) -> dict[str, Any]:
+        """The report."""
+        return reports.to_json(self.report)
+
+
+def evaluate_encoders(
     encoders: Sequence[str | DenseEncoder],
     task: str,
     protocol: str,
@@ -45,12 +52,13 @@ def evaluate(
     memory: str | int | None = None,
     batch: int = 16,
     device: str = "auto",
+    precision: str = "fp32",
     weights: Path | None = None,
     scratch: Path | None = None,
     pictures: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Let each encoder sit the protocol and write `out`: report.json, .md and .html, predictions/, pictures.npz.
+    """Evaluate encoders with a named protocol and write `out`: report.json, .md and .html, predictions/, pictures.npz.
 
     `encoders` are words of `open_encoder` or encoders; trial t has seed `seed` + t. Features stay within `memory`
     (bytes, or words such as "2GB"; None: half of what is free), beyond it in a file in `scratch`, and never more
@@ -72,7 +80,7 @@ def evaluate(
         raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
     material = exam.open(chosen, Path(data or "."))
     check_few(chosen, material)
-    opened = open_encoders(encoders, device, weights)
+    opened = open_encoders(encoders, device, weights, precision)
     folders = folder_names([one.name for one in opened])
     if len(folders) < len(opened):
         raise BadInput(

@@ -21,9 +21,13 @@ class Embedded:
     skipped: tuple[str, ...]
 
     def __str__(self) -> str:
+        return str(self.folder)
+
+    def sentence(self) -> str:
+        """How many maps there are, for the person who waits."""
         left_out = f", {len(self.skipped)} unreadable ones left out (skipped.json)" if self.skipped else ""
         new = "" if self.written == self.images - len(self.skipped) else f"; {self.written} of them made now"
-        return f"{self.folder}: maps of {self.images - len(self.skipped)} images{left_out}{new}"
+        return f"maps of {self.images - len(self.skipped)} images{left_out}{new}"
 
     def as_json(self) -> dict[str, Any]:
         """All numbers."""

@@ -75,7 +75,9 @@ def embed(
         encoder, listed, Path(out), identity=encoder.identity, size=size, batch=batch, tile=tile, precision=computed,
         workers=workers, say=say,
     )  # fmt: skip
-    return Embedded(Path(out), len(listed), written, tuple(fault["name"] for fault in skipped))
+    done = Embedded(Path(out), len(listed), written, tuple(fault["name"] for fault in skipped))
+    say(done.sentence())
+    return done
 
 
 def show(
