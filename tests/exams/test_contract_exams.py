@@ -215,7 +215,7 @@ def test_compare_joins_the_report_with_itself_and_refuses_another_protocol(sat: 
     assert [(r.name, r.cells) for r in joined.tables[0].rows] == [
         (r.name, r.cells) for r in sat.done.report.tables[0].rows
     ]
-    with pytest.raises(BadInput, match="numbers of different exams do not stand in one table"):
+    with pytest.raises(BadInput, match="expected the protocol of"):
         compare([sat.done.folder, another])
 
 

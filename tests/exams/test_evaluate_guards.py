@@ -130,7 +130,7 @@ def test_search_and_memory_stay_within_the_stated_memory(scenes: Path, tmp_path:
     files = [done.report.facts["features, MB"]["written to a file"] for done in (roomy, tight)]
     assert files[0] == 0
     assert files[1] >= size / 1e6
-    with pytest.raises(BadInput, match=r"--memory: expected at least \d+ bytes for a search of 3 channels, got 1000"):
+    with pytest.raises(BadInput, match=r"--memory: expected at least \d+ bytes for a search of 3 channels, found 1000"):
         evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "c", trials=1, memory=1000)
 
 
@@ -168,7 +168,7 @@ def test_an_exam_without_chance_is_sat_once(scenes: Path, tmp_path: Path, monkey
     assert len(headline(done)) == 1
     assert done.report.facts["seeds"] == [0]
     text = (tmp_path / "a" / "report.md").read_text()
-    assert "nothing is drawn at random" in text
+    assert "nothing is random" in text
     assert "±" not in text.split("## Results")[1].split("Mean")[0]
     monkeypatch.setitem(PROTOCOLS, HUMMINGBIRD, replace(find_protocol(*HUMMINGBIRD), keys=8 * 40))
     drawn = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=2)
@@ -196,7 +196,7 @@ def test_hungarian_is_over_the_scored_classes(tmp_path: Path) -> None:
 
 def test_more_labels_than_pictures_are_refused_before_any_encoder_is_opened(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        BadInput, match=r"--protocol voc-linear/vader:50: expected up to 8 .* of voc in .*scenes.*got 50"
+        BadInput, match=r"--protocol voc-linear/vader:50: expected at most 8 .* of voc in .*scenes.*found 50"
     ):
         evaluate(["no such encoder"], "segmentation", "voc-linear/vader:50", scenes, tmp_path / "r")
 
