@@ -1,4 +1,4 @@
-"""The encoder behind an index: opening it, knowing it again, and the map that it gives a picture.
+"""Open the encoder of an index, recognise it, and compute the map of a picture.
 
 Axes: D embedding, H W pixels, h w cells.
 """
@@ -21,10 +21,10 @@ from vader.images.decode import decode
 from vader.images.sources import ImageList
 from vader.inference.embed import resize_short_side
 
-LARGEST = 512  # pixels of the short side, unless a size is asked for: cameras' pictures hold more than a search needs
-FITTED_ON = 64  # pictures at most, evenly from the list, for encoders that have to see some first
-PROBE, KEPT = 64, 4  # pixels a side of the test picture; cells of its map that an index remembers
-SAME = 0.02  # of a remembered number: other devices and precisions stay below, other weights do not
+LARGEST = 512  # default limit of the short side in pixels: pictures of cameras are larger than a search needs
+FITTED_ON = 64  # maximum number of pictures, evenly spaced in the list, to fit encoders on
+PROBE, KEPT = 64, 4  # side of the test picture in pixels; cells of its map that an index stores
+SAME = 0.02  # tolerance of a stored number: above other devices and precisions, below other weights
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,28 @@ class Picture:
     original: tuple[int, int]
 
     def to_seen(self, x: float, y: float) -> tuple[float, float]:
-        """A point of the file as one of `pixels`."""
+        """Convert a point of the file to a point of `pixels`."""
         return x * self.pixels.shape[1] / self.original[0], y * self.pixels.shape[0] / self.original[1]
 
     def to_file(self, x: float, y: float) -> tuple[float, float]:
-        """A point of `pixels` as one of the file."""
+        """Convert a point of `pixels` to a point of the file."""
         return x * self.original[0] / self.pixels.shape[1], y * self.original[1] / self.pixels.shape[0]
 
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder and what it takes to know it again; `identity` is plain JSON."""
+    """An encoder with `identity`, plain JSON by which it is recognised."""
 
     encoder: DenseEncoder
     identity: dict[str, Any]
 
     def map_of(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "h w D"]:
-        """Normalised embeddings. Raises BadInput if they are not finite."""
+        """Return normalised embeddings. Raises BadInput if they are not finite."""
         return _map(self.encoder, pixels)
 
 
 def read_picture(path: Path, size: int | None) -> Picture:
-    """A picture with its short side at `size` pixels; without one as it is, but at most 512 (UnreadableImage)."""
+    """Read a picture, resized to a short side of `size` px (None: own size, at most 512). Raises UnreadableImage."""
     image = decode(path)
     height, width = image.shape[:2]
     short = min(height, width)
@@ -64,9 +64,9 @@ def read_picture(path: Path, size: int | None) -> Picture:
 
 
 def open_model(spec: str, device: str, images: ImageList, size: int | None) -> Model:
-    """The encoder that `spec` names, fitted on pictures of the collection if it has to see some.
+    """Open the encoder that `spec` names, and fit it on pictures of the collection if it needs that.
 
-    Raises BadInput and BadCheckpoint as `open_encoder` does.
+    Raises BadInput and BadCheckpoint like `open_encoder`.
     """
     encoder = open_encoder(spec, device)
     if encoder.pending is not None:
@@ -83,10 +83,10 @@ def open_model(spec: str, device: str, images: ImageList, size: int | None) -> M
 
 
 def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two identities are of one model: equal file, and equal answers to a test picture.
+    """Return whether two identities are of one model: the same file, and the same outputs for a test picture.
 
-    The answers tell apart what has no file, and variants of one file; they are compared with a tolerance, for another
-    machine or precision rounds otherwise.
+    The outputs distinguish models without a file, and variants of one file. They are compared with a tolerance, because
+    other machines and precisions round differently.
     """
     if any(first[key] != second[key] for key in ("stride", "dim")):
         return False
@@ -96,9 +96,9 @@ def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def find_spec(identity: Mapping[str, Any], relative: str | None, folder: Path) -> str:
-    """The words that open an index's model from here: where it lay, or as far from the index `folder` as it did.
+    """Return the spec that opens an index's model, at its absolute place or its place relative to the index `folder`.
 
-    Raises BadInput when it lies at neither place.
+    Raises BadInput if it is at neither place.
     """
     spec, file = str(identity["spec"]), identity["file"]
     if file is None:
@@ -106,25 +106,25 @@ def find_spec(identity: Mapping[str, Any], relative: str | None, folder: Path) -
     places = [Path(file), *([folder / relative] if relative else [])]
     there = next((place for place in places if place.exists()), None)
     if there is None:
-        raise BadInput(f"{folder}: expected its model at {file}, nothing lies there; say where it is by --model")
+        raise BadInput(f"{folder}: expected its model at {file}, found no file; give its place by --model")
     return spec.replace(str(identity["written"]), str(there))
 
 
 def relative_to(folder: Path, file: str | None) -> str | None:
-    """The way from an index folder to a file, so that both may move together."""
+    """Return the relative path from an index folder to a file, so that both can move together."""
     return None if file is None else os.path.relpath(file, folder.resolve())
 
 
 class _Some(Sequence[np.ndarray]):
-    """Readable pictures of a list, evenly, read when asked for. Raises BadInput if there are none."""
+    """Evenly spaced readable pictures of a list, read on access. Raises BadInput if there are none."""
 
     def __init__(self, images: ImageList, size: int | None) -> None:
         chosen = np.linspace(0, len(images) - 1, min(FITTED_ON, len(images))).round().astype(int)
         tried = [images.path(i) for i in dict.fromkeys(chosen.tolist())]
-        # Those that cannot be read are named and counted where the collection is read.
+        # Unreadable pictures are named and counted when the collection is read.
         self.paths, self.size = [path for path in tried if _readable(path)], size
         if not self.paths:
-            raise BadInput(f"expected pictures to fit the model on, none of {len(tried)} tried could be read")
+            raise BadInput(f"expected readable pictures to fit the model on, found none among {len(tried)} tried")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -146,12 +146,12 @@ def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
         found = tiled(encoder, images)[0].float().permute(1, 2, 0).cpu().numpy()
     if not np.isfinite(found).all():
-        raise BadInput(f"model {encoder.name}: expected finite embeddings, got NaN or infinite ones; is it trained?")
+        raise BadInput(f"model {encoder.name}: expected finite embeddings, found NaN or infinite ones; is it trained?")
     return np.ascontiguousarray(found)
 
 
 def _probe(encoder: DenseEncoder) -> np.ndarray:
-    """(4, D): what the encoder says of smooth noise, the same everywhere."""
+    """Return (4, D) embeddings of smooth noise, which is the same on every machine."""
     coarse = np.random.default_rng(0).integers(0, 256, (PROBE // 8, PROBE // 8, 3))
     cells = _map(encoder, coarse.astype(np.uint8).repeat(8, 0).repeat(8, 1))
     cells = cells.reshape(-1, cells.shape[-1])
