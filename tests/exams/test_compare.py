@@ -59,7 +59,7 @@ def test_what_is_equal_to_the_last_number_comes_once(reports: dict[str, Path]) -
 
 
 @pytest.mark.parametrize(
-    ("other", "says"), [("upstream", "whose name is voc/hummingbird, got"), ("elsewhere", "data of")]
+    ("other", "says"), [("upstream", "whose name is voc/hummingbird, found"), ("elsewhere", "data of")]
 )
 def test_different_exams_are_refused_on_one_line(reports: dict[str, Path], other: str, says: str) -> None:
     with pytest.raises(BadInput, match=says) as caught:
@@ -76,7 +76,7 @@ def test_what_is_no_report_is_refused(reports: dict[str, Path], tmp_path: Path) 
     with pytest.raises(BadInput, match="expected a report of `vader evaluate`"):
         compare([tmp_path])
     (tmp_path / "report.json").write_text((reports["first"] / "report.json").read_text())
-    with pytest.raises(BadInput, match=r"pictures\.npz: expected what"):
+    with pytest.raises(BadInput, match=r"pictures\.npz: expected the file"):
         compare([tmp_path, reports["second"]])
 
 
@@ -107,7 +107,7 @@ def test_the_table_takes_the_form_of_its_ending(reports: dict[str, Path], tmp_pa
         write_comparison(found, tmp_path / "table.csv")
     plain = write_comparison(found, tmp_path / "TABLE")
     assert plain.read_text() == (tmp_path / "new" / "table.md").read_text(), "without an ending it is Markdown"
-    with pytest.raises(BadInput, match="new is a folder; name a file in it"):
+    with pytest.raises(BadInput, match=r"--out: .*found the folder .*new"):
         write_comparison(found, tmp_path / "new")
 
 

@@ -222,12 +222,12 @@ def test_objects_are_those_of_the_first_mask() -> None:
     truth[3, 25:28, :9] = 9  # comes later: nobody's
     assert score_frames(zip(predicted, truth, strict=True), void=255, official=True).j.tolist() == [1] * 5
     predicted[3, 25:28, :9] = 9
-    with pytest.raises(BadInput, match="frame 3: expected objects 1 to 5, those of the first mask, got 9"):
+    with pytest.raises(BadInput, match=r"frame 3: expected objects 1 to 5, .*found 9"):
         score_frames(zip(predicted, truth, strict=True), void=255, official=True)
 
 
 def test_bad_pairs_are_refused() -> None:
-    with pytest.raises(BadInput, match="frame 1: expected a mask of 60x80 px, got 60x79"):
+    with pytest.raises(BadInput, match="frame 1: expected a mask of 60x80 px, found 60x79"):
         score_frames([(m[:, : 80 - t], m) for t, m in enumerate(clip_of())])
     with pytest.raises(BadInput, match="at least 3 frames"):
         score_frames(zip(clip_of(2), clip_of(2), strict=True))
@@ -304,7 +304,7 @@ def test_2016_has_the_foreground_alone(tiny: Path) -> None:
     assert (open_davis(tiny, foreground=True)[0].mask(0) == foreground(clip_of(4)[0])).all()
     put_clip(tiny, "one", np.where(clip_of(3) % 255 > 0, 255, 0).astype(np.uint8), colours=False)
     assert (open_davis(tiny, year=2016)[0].mask(1) == foreground(clip_of(3)[1])).all(), "0 and 255, as it has them"
-    with pytest.raises(BadInput, match="got none; is it of DAVIS 2016"):
+    with pytest.raises(BadInput, match="found none; is it of DAVIS 2016"):
         _ = open_davis(tiny)[1].first
 
 
@@ -314,7 +314,7 @@ def test_test_splits_have_a_first_mask(tiny: Path) -> None:
         path.unlink()
     (clip,) = open_davis(tiny, "test-dev")
     assert (len(clip), clip.objects) == (4, 3)
-    with pytest.raises(BadInput, match="two: expected a mask of frame 1, got 1 masks"):
+    with pytest.raises(BadInput, match="two: expected a mask of frame 1, found 1 masks"):
         clip.mask(1)
 
 
@@ -327,14 +327,14 @@ def test_missing_things_are_named(tiny: Path) -> None:
     with pytest.raises(BadInput, match=r"expected frames .*480p/three/\*.jpg, found none"):
         open_davis(tiny)
     put_list(tiny, "../../two\n")
-    with pytest.raises(BadInput, match="expected a sequence's name a line"):
+    with pytest.raises(BadInput, match="expected a sequence name"):
         open_davis(tiny)
     put_list(tiny, "two\n")
     (tiny / "Annotations/480p/two/00002.png").unlink()
-    with pytest.raises(BadInput, match=r"expected a mask .*two/00002.png \(1 of 4 lack\)"):
+    with pytest.raises(BadInput, match=r"expected a mask .*two/00002\.png, found 1 of 4 missing"):
         open_davis(tiny)
     shutil.rmtree(tiny / "Annotations")
-    with pytest.raises(BadInput, match=r"expected a mask .*two/00000.png \(4 of 4 lack\)"):
+    with pytest.raises(BadInput, match=r"expected a mask .*two/00000\.png, found 4 of 4 missing"):
         open_davis(tiny)
 
 
@@ -342,23 +342,23 @@ def test_bad_files_are_named(tiny: Path) -> None:
     picture, truth = tiny / "JPEGImages/480p/two/00001.jpg", tiny / "Annotations/480p/two/00001.png"
     Image.new("RGB", (70, 60)).save(picture)
     with pytest.raises(
-        BadInput, match=r"00001.jpg: expected 80 x 60 pixels as 00000.jpg, the first frame, got 70 x 60"
+        BadInput, match=r"00001.jpg: expected 80 x 60 pixels as 00000.jpg, the first frame, found 70 x 60"
     ):
         opened(tiny).image(1)
     Image.fromarray(np.zeros((30, 80), np.uint8)).save(truth)
-    with pytest.raises(BadInput, match=r"00001.png: expected 80 x 60 pixels .* got 80 x 30"):
+    with pytest.raises(BadInput, match=r"00001.png: expected 80 x 60 pixels .* found 80 x 30"):
         opened(tiny).mask(1)
     Image.fromarray(np.full((60, 80), 300, np.uint16)).save(truth)
-    with pytest.raises(BadInput, match=r"00001.png: expected at most 254 objects and 255 for void, got label 300"):
+    with pytest.raises(BadInput, match=r"00001.png: expected at most 254 objects and 255 for void, found label 300"):
         opened(tiny).mask(1)
     Image.new("RGB", (80, 60)).save(truth)
-    with pytest.raises(UnreadableImage, match="expected one number a pixel"):
+    with pytest.raises(UnreadableImage, match="expected one number for each pixel"):
         opened(tiny).mask(1)
     picture.write_bytes(picture.read_bytes()[:-300])
     with pytest.raises(UnreadableImage):
         opened(tiny).image(1)
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(tiny / "Annotations/480p/two/00000.png")
-    with pytest.raises(BadInput, match=r"expected an object in the first mask, got none$"):
+    with pytest.raises(BadInput, match=r"expected an object in the first mask, found none$"):
         _ = opened(tiny).first
 
 

@@ -364,7 +364,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path) -> None:
         Image.fromarray(np.full((40, 40, 3), 50 * i, np.uint8)).save(tmp_path / "data" / "images" / f"{i}.png")
         Image.fromarray(np.full((40, 40), 7, np.uint8)).save(tmp_path / "data" / "masks" / f"{i}.png")
     (tmp_path / "data" / "classes.txt").write_text("one\ntwo\n")
-    with pytest.raises(BadInput, match=r"\d\.png: expected ids 0-1, 255, came 7"):
+    with pytest.raises(BadInput, match=r"\d\.png: expected ids 0-1, 255, found 7"):
         evaluate(["rgb"], "segmentation", "folder-linear/vader", tmp_path / "data", tmp_path / "r")
     assert not (tmp_path / "r").exists()
 

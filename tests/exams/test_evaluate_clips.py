@@ -350,8 +350,8 @@ def spoil_list(root: Path) -> None:
     ("spoil", "told"),
     [
         (spoil_missing, r"expected a mask .*00001\.png"),
-        (spoil_size, r"00002\.jpg: expected 96 x 64 pixels .* got 100 x 64"),
-        (spoil_mask, r"00002\.png: expected 96 x 64 pixels .* got 48 x 32"),
+        (spoil_size, r"00002\.jpg: expected 96 x 64 pixels .* found 100 x 64"),
+        (spoil_mask, r"00002\.png: expected 96 x 64 pixels .* found 48 x 32"),
         (spoil_many, r"00000\.png: expected at most 254 objects"),
         (spoil_empty, r"00000\.png: expected an object in the first mask"),
         (spoil_short, r"a: expected at least 3 frames"),
@@ -383,7 +383,7 @@ def test_classes_need_a_clip_of_one_size(tmp_path: Path) -> None:
     picture(tmp_path / "CamVid" / "val" / "2.png", 0, (64, 90))
     put(tmp_path / "CamVid" / "valannot" / "2.png", np.zeros((64, 90), np.uint8))
     said: list[str] = []
-    with pytest.raises(BadInput, match=r"val/2.png: expected 96 x 64 pixels as val/0, the first frame, got 90 x 64"):
+    with pytest.raises(BadInput, match=r"val/2.png: expected 96 x 64 pixels as val/0, the first frame, found 90 x 64"):
         evaluate(
             ["rgb"], "propagation", "camvid/small", tmp_path / "CamVid", tmp_path / "out", device="cpu",
             say=said.append,
@@ -391,7 +391,7 @@ def test_classes_need_a_clip_of_one_size(tmp_path: Path) -> None:
     assert not said, "no frame is encoded before"
     make_camvid(tmp_path / "void")
     put(tmp_path / "void" / "valannot" / "0.png", np.full((64, 96), 11, np.uint8))
-    with pytest.raises(BadInput, match="got void alone"):
+    with pytest.raises(BadInput, match="found only void"):
         evaluate(["rgb"], "propagation", "camvid/small", tmp_path / "void", tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 

@@ -129,7 +129,7 @@ def test_search_and_memory_stay_within_the_stated_memory(scenes: Path, tmp_path:
     files = [done.report.facts["features, MB"]["written to a file"] for done in (roomy, tight)]
     assert files[0] == 0
     assert files[1] >= size / 1e6
-    with pytest.raises(BadInput, match=r"--memory: expected at least \d+ bytes for a search of 3 channels, got 1000"):
+    with pytest.raises(BadInput, match=r"--memory: expected at least \d+ bytes for a search of 3 channels, found 1000"):
         evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "c", trials=1, memory=1000)
 
 
@@ -167,7 +167,7 @@ def test_an_exam_without_chance_is_sat_once(scenes: Path, tmp_path: Path, monkey
     assert len(headline(done)) == 1
     assert done.report.facts["seeds"] == [0]
     text = (tmp_path / "a" / "report.md").read_text()
-    assert "nothing is drawn at random" in text
+    assert "nothing is random" in text
     assert "±" not in text.split("## Results")[1].split("Mean")[0]
     monkeypatch.setitem(PROTOCOLS, HUMMINGBIRD, replace(find_protocol(*HUMMINGBIRD), keys=8 * 40))
     drawn = evaluate(["rgb"], *HUMMINGBIRD, scenes, tmp_path / "b", trials=2, pictures=False)

@@ -99,10 +99,10 @@ def test_segmentation_follows_its_seed() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda maps, labels: (maps[:-1], labels), "label map for each of 23 pictures, got 24"),
+        (lambda maps, labels: (maps[:-1], labels), "label map for each of 23 pictures, found 24"),
         (lambda maps, labels: (maps, [labels[0][:40], *labels[1:]]), "give labels the size of the picture"),
         (lambda maps, labels: (maps, [np.full_like(labels[0], 4), *labels[1:]]), "classes 0 to 3"),
-        (lambda maps, labels: (maps, [np.full_like(one, 255) for one in labels]), "none of 24 pictures"),
+        (lambda maps, labels: (maps, [np.full_like(one, 255) for one in labels]), "found none in 24 pictures"),
         (lambda maps, labels: ([], []), "each of 0 pictures"),
     ],
 )

@@ -189,7 +189,7 @@ def test_the_budget_is_kept(N: int, C: int, budget: int) -> None:
 
 
 def test_a_budget_for_nothing_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"at least .* bytes for a search of 64 channels, got 1000"):
+    with pytest.raises(BadInput, match=r"at least .* bytes for a search of 64 channels, found 1000"):
         nearest(noise((50, 64), 0), noise((2, 64), 1), 5, 1000)
 
 
@@ -387,7 +387,7 @@ def test_pictures_that_are_all_void_are_skipped_and_counted() -> None:
     [
         (lambda labels: [labels[0], labels[1][:40], *labels[2:]], r"picture 1: .* give labels the size"),
         (lambda labels: [np.full_like(labels[0], 4), *labels[1:]], "picture 0: expected classes 0 to 3"),
-        (lambda labels: [np.full_like(one, 255) for one in labels], "none of 16 pictures"),
+        (lambda labels: [np.full_like(one, 255) for one in labels], "found none in 16 pictures"),
     ],
 )
 def test_sets_that_do_not_fit_are_refused(change, says: str) -> None:
@@ -396,5 +396,5 @@ def test_sets_that_do_not_fit_are_refused(change, says: str) -> None:
 
 
 def test_no_pictures_are_refused() -> None:
-    with pytest.raises(BadInput, match="none of 0 pictures"):
+    with pytest.raises(BadInput, match="found none in 0 pictures"):
         neighbours_segmentation([], [], *TEST, 4, protocol=FINE)

@@ -70,15 +70,15 @@ def test_few_pictures_are_nested_and_follow_the_seed() -> None:
 @pytest.mark.parametrize(
     ("task", "name", "says"),
     [
-        ("segment", "voc-linear/vader", "expected depth, match, neighbours, propagation, segmentation, got 'segment'"),
-        ("segmentation", "voc", "for segmentation one of voc-linear/vader, .*folder-kmeans/vader, got 'voc'"),
-        ("depth", "voc-linear/vader", "for depth one of nyu-linear/vader, nyu-linear/dinov3, rgbd-linear/vader"),
+        ("segment", "voc-linear/vader", "--task: .*found 'segment'"),
+        ("segmentation", "voc", "one of voc-linear/vader, .*folder-kmeans/vader.*found 'voc'"),
+        ("depth", "voc-linear/vader", "one of nyu-linear/vader, nyu-linear/dinov3, rgbd-linear/vader for depth"),
         ("segmentation", "voc-linear/vader:", "5% or a number"),
         ("segmentation", "voc-linear/vader:0", "5% or a number"),
         ("segmentation", "voc-linear/vader:101%", "5% or a number"),
         ("segmentation", "voc-linear/vader:few", "5% or a number"),
-        ("segmentation", "voc-kmeans/vader:5%", "no variant with few labels"),
-        ("neighbours", "voc/hummingbird:5", "no variant with few labels"),
+        ("segmentation", "voc-kmeans/vader:5%", "expected a linear probe"),
+        ("neighbours", "voc/hummingbird:5", "expected a linear probe"),
     ],
 )
 def test_wrong_names_are_answered_with_the_right_ones(task: str, name: str, says: str) -> None:

@@ -89,7 +89,7 @@ def test_views_of_rooms_keep_depth_with_its_pixels() -> None:
         corners.append(bool(column[200, 0] < column[200, 500]))
     assert 5 < sum(corners) < 25
     assert 5 < turned < 25
-    with pytest.raises(BadInput, match="at least 416 x 544 px within its border, got 43 x 56 of 48 x 64"):
+    with pytest.raises(BadInput, match="at least 416 x 544 px within its border, found 43 x 56 of 48 x 64"):
         room_view(Example("small", image[:48, :64], depth=depth[:48, :64]), np.random.default_rng(0), Room())
 
 

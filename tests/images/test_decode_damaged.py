@@ -105,7 +105,7 @@ def test_oversized_images_are_refused_before_memory_is_taken() -> None:
     data = bytearray(FILES["jpeg"])
     at = data.index(b"\xff\xc0")
     struct.pack_into(">HH", data, at + 5, side, side)
-    with pytest.raises(UnreadableImage, match=f"came {side} x {side}"):
+    with pytest.raises(UnreadableImage, match=f"found {side} x {side}"):
         decode(bytes(data))
     header = struct.pack(">II", side, side) + bytes([8, 2, 0, 0, 0])
     chunk = b"IHDR" + header

@@ -114,7 +114,7 @@ def test_a_file_that_was_cut_off_names_every_frame_that_lacks(film: Path, tmp_pa
 def test_a_file_without_its_table_is_refused(film: Path, tmp_path: Path) -> None:
     data = film.read_bytes()
     (tmp_path / "cut.mp4").write_bytes(data[: data.index(b"moov") - 4] + data[data.index(b"mdat") - 4 :])
-    with pytest.raises(BadInput, match=r"cut\.mp4: expected a video file.* was it cut off"):
+    with pytest.raises(BadInput, match=r"cut\.mp4: expected a video file.*"):
         open_clip(tmp_path / "cut.mp4")
     with pytest.raises(BadInput, match="does not exist"):
         open_clip(tmp_path / "nothing.mp4")
@@ -202,22 +202,22 @@ def test_an_unreadable_frame_is_told_in_its_place(tmp_path: Path) -> None:
     assert "1.png" in found[1].reason
     for name in ("1.png", "2.png"):
         (place / name).write_bytes(b"nothing")
-    with pytest.raises(BadInput, match="none of 3 frames can be read"):
+    with pytest.raises(BadInput, match="found none among 3"):
         _ = open_clip(place).size
 
 
 def test_folders_that_are_no_clip_are_refused(tmp_path: Path) -> None:
     place = folder(tmp_path / "clip", ["0.png", "1.png"])
     cv2.imwrite(str(place / "1.jpg"), frame(1))
-    with pytest.raises(BadInput, match="several called 1"):
+    with pytest.raises(BadInput, match="several named 1"):
         open_clip(place)
     (place / "1.jpg").unlink()
     folder(place / "inner", ["0.png"])
-    with pytest.raises(BadInput, match=r"folders below it, first inner/0\.png"):
+    with pytest.raises(BadInput, match=r"folders below it, such as inner/0\.png"):
         open_clip(place)
     other = folder(tmp_path / "sizes", ["0.png", "1.png"])
     (other / "1.png").write_bytes(png(frame(1, 50, 64)))
-    with pytest.raises(BadInput, match=r"1\.png: expected 64 x 48 pixels as 0\.png, got 64 x 50; give all frames"):
+    with pytest.raises(BadInput, match=r"1\.png: expected 64 x 48 pixels as 0\.png, found 64 x 50; give frames"):
         _ = open_clip(other).size
 
 
@@ -233,7 +233,7 @@ def test_frames_that_change_their_size_within_a_file_are_refused(tmp_path: Path)
             container.mux(stream.encode(None))
         parts.append((tmp_path / name).read_bytes())
     (tmp_path / "both.m2v").write_bytes(b"".join(parts))
-    with pytest.raises(BadInput, match=r"both\.m2v, frame \d: expected 64 x 48 pixels as frame 0, got 96 x 64"):
+    with pytest.raises(BadInput, match=r"both\.m2v, frame \d: expected 64 x 48 pixels as frame 0, found 96 x 64"):
         list(open_clip(tmp_path / "both.m2v").frames())
 
 

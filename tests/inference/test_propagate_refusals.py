@@ -74,7 +74,7 @@ def run(words: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_mask_of_a_broken_frame(clip: Path, first: Path, tmp_path: Path) -> None:
     (clip / "shot8.png").write_bytes(b"nothing")
-    with pytest.raises(BadInput, match="frame shot8, of which the first mask is, cannot be read"):
+    with pytest.raises(BadInput, match="frame shot8: expected a readable frame"):
         propagate("rgb", clip, first, tmp_path / "out", size=H)
     assert not (tmp_path / "out").exists()
     given = tmp_path / "given"
@@ -92,9 +92,9 @@ def test_a_mask_of_a_broken_frame(clip: Path, first: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros((H, W), np.uint8), "expected an object in the mask, got none; paint it with 1"),
-        (np.ones((H, W + 1), np.uint8), "expected 64 x 40 pixels as the frames, got 65 x 40; resize it"),
-        (np.arange(H * W, dtype=np.uint16).reshape(H, W) % 300, "expected at most 254 objects, .* got 299 up to 299"),
+        (np.zeros((H, W), np.uint8), "expected an object in the mask, found none; paint it with 1"),
+        (np.ones((H, W + 1), np.uint8), "expected 64 x 40 pixels as the frames, found 65 x 40; resize it"),
+        (np.arange(H * W, dtype=np.uint16).reshape(H, W) % 300, "expected at most 254 objects .* found 299 up to 299"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(clip: Path, tmp_path: Path, mask: np.ndarray, message: str) -> None:
@@ -139,15 +139,15 @@ def test_folders_and_words_that_do_not_fit_are_refused(clip: Path, first: Path, 
 
     refused("--size: expected at least 32 px, got 8", size=8)
     refused("--protocol: expected one of davis/", protocol="davis/nothing")
-    refused("but .*nothing.png does not exist", masks=tmp_path / "nothing.png")
+    refused("--masks: expected a PNG .*nothing.png", masks=tmp_path / "nothing.png")
     refused("expected PNGs in .*given, found none", masks=given)
     (given / "shot99.png").write_bytes(first.read_bytes())
-    refused(r"such as shot8\.png, got .*shot99\.png, of which there is no frame; there are 9", masks=given)
+    refused(r"such as shot8\.png, found .*shot99\.png, .* 9 frames", masks=given)
     (given / "shot99.png").unlink()
     for name in ("shot9", "9"):
         (given / f"{name}.png").write_bytes(first.read_bytes())
-    refused("expected one mask a frame, got .* and .*shot9.png", masks=given)
-    refused("got .* among the frames; move them", masks=clip / "shot8.png")
-    refused("got .* within it; choose another place", place=clip / "out")
+    refused("expected one mask per frame, found .* and .*shot9.png", masks=given)
+    refused("--masks: .*found .* among the frames", masks=clip / "shot8.png")
+    refused("--out: .*found .*; choose another place", place=clip / "out")
     (clip / "shot10.png").write_bytes(png(shot(2, H + 4)[0]))
-    refused(r"shot10\.png: expected 64 x 40 pixels as shot8\.png, got 64 x 44")
+    refused(r"shot10\.png: expected 64 x 40 pixels as shot8\.png, found 64 x 44")

@@ -236,7 +236,7 @@ def test_constants_of_the_table() -> None:
     assert [p[n].interpolation == "bicubic" for n in sorted(p)] == [False, False, True, False, False, False]
     assert p["davis/uvc"].similarity == "dot"
     assert {n for n in p if p[n].normalised == "per frame"} == {n for n in p if "timecycle" in n or "uvc" in n}
-    with pytest.raises(BadInput, match=r"davis/crw, .*got 'davis'"):
+    with pytest.raises(BadInput, match=r"davis/crw, .*found 'davis'"):
         find_protocol("davis")
     assert p["davis/dino"].facts()["radius"] == 96
 

@@ -78,7 +78,7 @@ def test_nothing_to_score_is_nan() -> None:
 
 
 def test_a_label_that_is_no_class_is_refused() -> None:
-    with pytest.raises(BadInput, match="classes 0 to 2 or 255 for void, got values from 0 to 3"):
+    with pytest.raises(BadInput, match="classes 0 to 2 or 255 for void, found values from 0 to 3"):
         confusion(np.zeros(4, dtype=np.int64), np.array([0, 1, 2, 3]), 3)
 
 

@@ -116,7 +116,7 @@ def test_numbers_that_look_equal_share_the_prize() -> None:
 
 
 def test_a_row_with_the_wrong_number_of_cells_is_refused() -> None:
-    with pytest.raises(ValidationError, match="row 'r': expected 1 cells, got 2"):
+    with pytest.raises(ValidationError, match="row 'r': expected 1 cells, found 2"):
         Table(title="t", columns=(Column(name="c"),), rows=(Row(name="r", cells=(Cell(), Cell())),))
 
 
@@ -198,7 +198,7 @@ def test_other_json_is_refused_on_one_line(broken: dict[str, object]) -> None:
 
 
 def test_reading_what_is_no_report_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="cannot read it"):
+    with pytest.raises(BadInput, match=r"expected a .*found"):
         read(tmp_path)
     (tmp_path / "report.json").write_bytes(b"\xff{")
     with pytest.raises(BadInput, match="expected JSON"):
@@ -281,7 +281,7 @@ def test_an_empty_report_is_a_page() -> None:
 def test_a_picture_is_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(picture())
     assert Figure(image=tmp_path / "a.png") == Figure(image=picture())
-    with pytest.raises(BadInput, match="cannot read it"):
+    with pytest.raises(BadInput, match=r"expected a .*found"):
         Figure(image=tmp_path / "b.png")
     for other in (b"", b"<svg onload='x'>", b"RIFF0000WAVE"):
         with pytest.raises(BadInput, match="expected a PNG, JPEG, GIF or WebP"):

@@ -121,7 +121,7 @@ def test_the_config_does_what_it_says() -> None:
     [
         ({"objects": (3, 2)}, "least <= most"),
         ({"kinds": ()}, "expected one or more"),
-        ({"setting": "room", "kinds": ("car",)}, "stands in a room"),
+        ({"setting": "room", "kinds": ("car",)}, "one that a room can have, found car"),
         ({"kinds": ("boat",)}, "Input should be"),
         ({"fog": 1}, "Extra inputs"),
     ],

@@ -1,1 +1,1 @@
-"""Labelled sets of pictures, one file a layout, all giving one frozen `Example` at a time; `opening.py` is the door."""
+"""Labelled data sets, one file for each layout; all give frozen `Example`s. `opening.py` opens them by name."""

@@ -15,13 +15,13 @@ FOLDERS = {"train": "training", "val": "validation"}
 
 
 def open_ade20k(root: Path, split: str) -> LabelledSet:
-    """`root` is ADEChallengeData2016 or its folder. Classes are named by objectInfo150.txt, else "class 1" to 150."""
+    """Open ADEChallengeData2016 or its parent. objectInfo150.txt names the classes; without it, "class 1" to 150."""
     place = find_root(root, "images", ("ADEChallengeData2016",), HOW)
     folder, truths = (place / part / FOLDERS[split] for part in ("images", "annotations"))
-    # Of both, so that a lost picture is noticed and not left out.
+    # Names from both folders, so that a missing picture is an error and not skipped.
     names = tuple(sorted(listed(folder, "*", ".jpg") | listed(truths, "*", ".png")))
     if not names:
-        raise BadInput(f"expected pictures {folder}/*.jpg, found none, and so would be the split; {HOW}")
+        raise BadInput(f"expected pictures {folder}/*.jpg, found none; {HOW}")
     pairs = Pairs(
         names,
         tuple(folder / f"{name}.jpg" for name in names),
@@ -35,9 +35,9 @@ def open_ade20k(root: Path, split: str) -> LabelledSet:
 
 
 def _names(info: Path) -> tuple[str, ...]:
-    """The last column of a table with a title line, each entry the synonyms of a class, separated by commas.
+    """Read the last column of a table with a header line: the synonyms of each class, separated by commas.
 
-    A class is called by its first; one whose first is taken ("screen" is, twice) keeps them all.
+    A class is named by its first synonym; if that is already used ("screen" occurs twice), by all of them.
     """
     names: list[str] = []
     for line in read_lines(info, HOW)[1:]:
@@ -47,5 +47,5 @@ def _names(info: Path) -> tuple[str, ...]:
             first if first not in names else synonyms if synonyms not in names else f"{first} {len(names) + 1}"
         )
     if len(names) != CLASSES:
-        raise BadInput(f"expected a title and {CLASSES} classes in {info}, came {len(names)} classes; {HOW}")
+        raise BadInput(f"expected a header and {CLASSES} classes in {info}, found {len(names)} classes; {HOW}")
     return tuple(names)

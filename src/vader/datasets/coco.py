@@ -1,7 +1,7 @@
-"""Animals' keypoints: images/, keypoints.json as COCO has it, and train.txt and val.txt with files' names.
+"""Keypoints of animals: images/, keypoints.json in COCO's format, and file names in train.txt and val.txt.
 
-Axes: P keypoints of an animal. Coordinates are (x, y) in pixels, as COCO has them: from the image's upper left edge,
-so that the centre of the first pixel is at 0.5.
+Axes: P keypoints of an animal. Coordinates are (x, y) in pixels from the image's upper left edge, as in COCO, so the
+centre of the first pixel is at 0.5.
 """
 
 import json
@@ -19,16 +19,16 @@ from vader.errors import BadInput
 from vader.images.decode import decode
 
 ANNOTATIONS = "keypoints.json"
-VISIBLE = 2  # COCO's flag; 1 is labelled but hidden, 0 not labelled
+VISIBLE = 2  # COCO's flag; 1 is labelled but hidden, 0 is not labelled
 HOW = (
     f"put images/, {ANNOTATIONS} (COCO's format: images, annotations with bbox and keypoints, categories) and "
-    "train.txt and val.txt (a file's name a line) side by side"
+    "train.txt and val.txt (a file name on each line) side by side"
 )
 
 
 @dataclass(frozen=True)
 class Animal:
-    """One annotated animal: the number of its image, its class, its box (x, y, width, height) and its keypoints."""
+    """An annotated animal: the index of its image, its class, its box (x, y, width, height) and its keypoints."""
 
     image: int
     category: str
@@ -39,14 +39,14 @@ class Animal:
 
 @dataclass(frozen=True)
 class AnimalSet:
-    """A split: its images, in the list's order and without labels of pixels, and the animals in the file's order."""
+    """A split: its images in the list's order, without pixel labels, and its animals in the file's order."""
 
     images: LabelledSet
     animals: tuple[Animal, ...]
 
 
 def open_animal_keypoints(root: Path, split: str) -> AnimalSet:
-    """Reads the annotations, opens no image. Raises BadInput for missing files and for entries that do not fit."""
+    """Read the annotations but no images. Raises BadInput for missing files and invalid entries."""
     place = find_root(root, ANNOTATIONS, (), HOW)
     chosen = place / f"{split}.txt"
     names = tuple(read_lines(chosen, HOW))
@@ -66,10 +66,10 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
-        raise BadInput(f"{path}: expected JSON in COCO's format, cannot read it: {fault}") from None
+        raise BadInput(f"{path}: expected JSON in COCO's format, found an unreadable file: {fault}") from None
     known = table if isinstance(table, dict) else {}
     if lacking := [key for key in ("images", "annotations", "categories") if not isinstance(known.get(key), list)]:
-        raise BadInput(f"{path}: expected images, annotations and categories, {', '.join(lacking)} is not there; {HOW}")
+        raise BadInput(f"{path}: expected images, annotations and categories, found no {', '.join(lacking)}; {HOW}")
     return table
 
 
@@ -84,7 +84,7 @@ def _animals(table: dict[str, Any], names: tuple[str, ...], path: Path) -> tuple
         lambda one: _animal(one, numbers, kinds),
     )
     if unknown := set(names) - {name for _, name in images}:
-        raise BadInput(f"{path}: expected an entry for every listed image, {min(unknown)} has none")
+        raise BadInput(f"{path}: expected an entry for every listed image, found none for {min(unknown)}")
     return tuple(found)
 
 
@@ -93,17 +93,17 @@ def _animal(one: dict[str, Any], numbers: dict[Any, int], kinds: dict[Any, tuple
     x, y, width, height = (float(side) for side in one["bbox"])
     points = np.array(one["keypoints"], dtype=np.float64).reshape(count, 3)
     if not (np.isfinite(points).all() and width > 0 and height > 0):
-        raise ValueError("a keypoint that is not finite or an empty box")
+        raise ValueError("a keypoint is not finite, or the box is empty")
     return Animal(numbers[one["image_id"]], name, (x, y, width, height), points[:, :2], points[:, 2] == VISIBLE)
 
 
 def _each(entries: list[Any], path: Path, read: Callable[[Any], Any]) -> list[Any]:
-    """`read` of every entry. Raises BadInput naming the first that it fails on."""
+    """Apply `read` to every entry. Raises BadInput with the first entry on which it fails."""
     found = []
     for i, one in enumerate(entries):
         try:
             found.append(read(one))
         except (KeyError, TypeError, ValueError) as fault:
             told = str(one)[:120]
-            raise BadInput(f"{path}: entry {i} is not as COCO has keypoints ({fault!r}): {told}") from None
+            raise BadInput(f"{path}: expected COCO keypoints in entry {i}, found {told} ({fault!r})") from None
     return found

@@ -1,4 +1,4 @@
-"""One labelled picture, and a set of them that is read lazily.
+"""A labelled picture, and a labelled set that is read lazily.
 
 Legend: H W pixels of a picture, K classes.
 """
@@ -13,17 +13,16 @@ from typing import overload
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-VOID = 255  # the label of pixels that no exam counts
-ENDS = 1 << 16  # bytes at either end of a file that a fingerprint reads
+VOID = 255  # the label of pixels that are not scored
+ENDS = 1 << 16  # bytes at each end of a file that a fingerprint reads
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture with its truth.
+    """A picture with its ground truth.
 
-    `name` is unique within its split and may contain '/'; predictions are filed under it. `labels` are the classes as
-    exams count them, 0..K-1, or `VOID`. `depth` is in metres, 0 where it is unknown, nan where the file has a number
-    that is not finite.
+    `name` is unique within its split and may contain '/'; it also names the prediction's file. `labels` are class ids
+    0..K-1 or `VOID`. `depth` is in metres, 0 where it is unknown, nan where the file's number is not finite.
     """
 
     name: str
@@ -34,9 +33,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a walk through a set found: pixels by class, and pictures that show the class; "void" stands for `VOID`.
+    """The contents of a set: pixels of each class, and pictures that show the class; "void" stands for `VOID`.
 
-    Sets with depth have "valid" and "invalid" in place of classes.
+    Sets with depth have "valid" and "invalid" instead of classes.
     """
 
     examples: int
@@ -45,13 +44,13 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class LabelledSet(Sequence):  # without [Example]: tests' type checks would read a picture at each call it is passed to
-    """The examples of one split, read one at a time whenever they are asked for.
+class LabelledSet(Sequence):  # not Sequence[Example]: type checks in tests would read a picture at each call
+    """The examples of one split, read one at a time on access.
 
-    `classes` are the names of ids 0..K-1, none for depth. `files` are all that the split reads. `scored` are the
-    classes that the headline mean is over, () for all that occur. `picture` reads example i's picture alone; `note`
-    says in a line what a reader of the numbers must know of the labels or the split. `pictures` are where each
-    example's picture lies; one within a file has its name beneath that file's.
+    `classes` are the names of ids 0..K-1, none for depth. `files` are all files that the split reads. `scored` are the
+    classes of the headline mean, () for all that occur. `picture` reads only the picture of example i. `note` is a line
+    on the labels or the split that readers of the numbers need. `pictures` are the paths of the examples' pictures; the
+    path of a picture inside a file is its name below the file's path.
     """
 
     name: str
@@ -74,10 +73,10 @@ class LabelledSet(Sequence):  # without [Example]: tests' type checks would read
     @overload
     def __getitem__(self, i: slice) -> list[Example]: ...
     def __getitem__(self, i: int | slice) -> Example | list[Example]:
-        """Example i, decoded anew; a slice decodes all of its examples at once.
+        """Decode example i; a slice decodes all of its examples at once.
 
-        Raises `UnreadableImage` for a damaged file; `BadInput`, naming the file, for labels or depth of another size
-        than the picture and for ids outside the class list.
+        Raises `UnreadableImage` for a damaged file, and `BadInput` with the file's name for labels or depth whose size
+        differs from the picture's and for ids outside the class list.
         """
         if isinstance(i, slice):
             return [self.read(k) for k in range(len(self))[i]]
@@ -87,18 +86,18 @@ class LabelledSet(Sequence):  # without [Example]: tests' type checks would read
         return (self.read(i) for i in range(len(self)))
 
     def image(self, i: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture of example i, without reading its labels. Raises `UnreadableImage`."""
+        """Read the picture of example i without its labels. Raises `UnreadableImage`."""
         i = self._index(i)
         return self.read(i).image if self.picture is None else self.picture(i)
 
     def _index(self, i: int) -> int:
-        return range(len(self))[i]  # counts from the end too, and raises IndexError
+        return range(len(self))[i]  # supports negative indices and raises IndexError
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the split, the examples' names and order, and every file's name relative to the
-        root, size, and first and last 64 KiB (all of a file of up to 128 KiB)."""
+        """Return 16 hexadecimal digits that hash the split, the examples' names and order, and of every file its name
+        relative to the root, its size, and its first and last 64 KiB (all of a file of up to 128 KiB)."""
         digest = hashlib.sha256()
-        # JSON would do, but for names that are not UTF-8.
+        # Not JSON, because of names that are not UTF-8.
         for name in (self.split, *self.names):
             digest.update(os.fsencode(name) + b"\n")
         for name, path in sorted((os.path.relpath(path, self.root), path) for path in set(self.files)):
@@ -113,7 +112,7 @@ class LabelledSet(Sequence):  # without [Example]: tests' type checks would read
     def check(self, limit: int | None = None, say: Callable[[int, int], None] | None = None) -> Counts:
         """Read all examples, or the first `limit`, and count. `say(done, of)` is called after each.
 
-        Raises what reading them raises.
+        Raises the errors of reading them.
         """
         names = {**dict(enumerate(self.classes)), VOID: "void"} if self.classes else {0: "invalid", 1: "valid"}
         total = len(self) if limit is None else min(limit, len(self))

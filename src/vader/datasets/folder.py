@@ -1,10 +1,10 @@
-"""Anyone's pictures and masks: images/, masks/ and classes.txt in one folder.
+"""A user's own pictures and masks: images/, masks/ and classes.txt in one folder.
 
 The mask of images/A/B.jpg is masks/A/B.png, an indexed or grey PNG of the picture's size. The class on line n of
-classes.txt has id n - 1; 255 is void. train.txt and val.txt name pictures below images/, a line each, with or without
-ending. Without them, the pictures are ordered by the SHA-256 of their names and the first fifth is for validation: the
-same on every machine; a picture more or less moves at most one other between the splits. Then every mask must have
-its picture, too.
+classes.txt has id n - 1; 255 is void. Each line of train.txt and val.txt names a picture below images/, with or without
+its suffix. Without these lists, pictures are sorted by the SHA-256 of their names and the first fifth is for
+validation. This split is the same on every machine, and adding or removing a picture moves at most one other picture
+between the splits. In that case every mask needs a picture, too.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from vader.datasets.files import Pairs, find_root, labelled, listed, read_classe
 from vader.errors import BadInput
 from vader.images.sources import list_images
 
-HOW = "put pictures into images/, a mask PNG for each into masks/, and class names, a line each, into classes.txt"
-SEED = "vader 0"  # goes before each name into the hash
+HOW = "put pictures into images/, a mask PNG for each into masks/, and class names, one on each line, into classes.txt"
+SEED = "vader 0"  # prefix of each name in the hash
 VAL_SHARE = 0.2
 
 
 def open_folder(root: Path, split: str) -> LabelledSet:
-    """`root` holds images/, masks/ and classes.txt."""
+    """Open a folder with images/, masks/ and classes.txt."""
     find_root(root, "images", (), HOW)
     for part in ("masks", "classes.txt"):
         find_root(root, part, (), HOW)
-    pictures: dict[str, str] = {}  # by the name that they share with their masks
+    pictures: dict[str, str] = {}  # by the name that picture and mask share
     for picture in list_images(root / "images").names:
         name = os.path.splitext(picture)[0]
         if name in pictures:
             raise BadInput(
-                f"{root / 'images'} holds {pictures[name]} and {picture}, which would share one mask; keep one"
+                f"{root / 'images'}: expected one picture for each mask, found {pictures[name]} and {picture}; keep one"
             )
         pictures[name] = picture
     names, lists, note = _split(root, split, pictures)
@@ -46,7 +46,7 @@ def open_folder(root: Path, split: str) -> LabelledSet:
 
 
 def _split(root: Path, split: str, pictures: dict[str, str]) -> tuple[list[str], tuple[Path, ...], str]:
-    """(names, lists that were read, note)."""
+    """Return (names, lists that were read, note)."""
     paths = {part: root / f"{part}.txt" for part in ("train", "val")}
     if any(path.is_file() for path in paths.values()):
         found = {
@@ -62,7 +62,7 @@ def _split(root: Path, split: str, pictures: dict[str, str]) -> tuple[list[str],
             "name the pictures to use in train.txt and val.txt"
         )
     if len(pictures) < 2:
-        raise BadInput(f"expected at least 2 pictures in {root / 'images'} to split, came {len(pictures)}; {HOW}")
+        raise BadInput(f"expected at least 2 pictures in {root / 'images'} to split, found {len(pictures)}; {HOW}")
     order = sorted(pictures, key=lambda name: hashlib.sha256(os.fsencode(f"{SEED}/{name}")).digest())
     held = max(1, round(VAL_SHARE * len(order)))
     names = sorted(order[:held] if split == "val" else order[held:])
@@ -75,8 +75,8 @@ def _ask(paths: dict[str, Path]) -> str:
 
 
 def _named(line: str, pictures: dict[str, str], source: Path) -> str:
-    """The picture's name without ending."""
+    """Return the picture's name without suffix."""
     for name in (line, os.path.splitext(line)[0]):
         if name in pictures and (name == line or pictures[name] == line):
             return name
-    raise BadInput(f"{source} names {line}, which is not among the pictures below {source.parent / 'images'}")
+    raise BadInput(f"{source}: expected names of pictures below {source.parent / 'images'}, found {line}")

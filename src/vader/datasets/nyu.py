@@ -1,10 +1,10 @@
 """NYU Depth v2: the labelled .mat file with splits.mat, or folders of pictures and 16-bit depth.
 
-The .mat file holds 1,449 pictures, 795 for training and 654 for testing (here "val"), with two depths: `rawDepths`,
-what the sensor gave (0 is unknown), which published tests score on, and `depths`, in which holes were filled in.
-MATLAB counts axes from the other end (H x W x N is (N, W, H) here) and pictures from 1.
+The .mat file has 1,449 pictures, 795 for training and 654 for testing (here "val"), with two depths: `rawDepths`, the
+output of the sensor (0 is unknown), on which published results are scored, and `depths`, with filled holes. MATLAB
+orders axes in reverse (H x W x N is (N, W, H) here) and counts pictures from 1.
 
-Folders are, in the order in which they are looked for: lists of colour and depth files as BTS has them
+Folders can have three layouts, tried in this order: lists of colour and depth files as in BTS
 (nyudepthv2_{train,test}_files_with_gt.txt, relative to the root, sync/ or official_splits/{train,test}); rgb/ and
 depth/ with train.txt and val.txt or test.txt; {train,test}/SCENE/rgb_NUMBER.jpg and sync_depth_NUMBER.png. Depth is
 in millimetres.
@@ -33,19 +33,19 @@ HOW = (
 )
 MAT, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 KEYS = {"train": "trainNdxs", "val": "testNdxs"}
-PARTS = {"train": ("train",), "val": ("val", "test")}  # what folders and lists call the splits
+PARTS = {"train": ("train",), "val": ("val", "test")}  # names of the splits in folders and lists
 OFFICIAL = {"train": "train", "val": "test"}
 
 
 def open_nyu(root: Path, split: str) -> LabelledSet:
-    """The depths that the sensor gave: `rawDepths`, or the folders' files."""
+    """Open the depths of the sensor: `rawDepths`, or the folders' files."""
     if (root / MAT).is_file():
         return _open_mat("nyu", root, split, "rawDepths")
     return _open_folders(root, split)
 
 
 def open_filled(root: Path, split: str) -> LabelledSet:
-    """The depths whose holes were filled in: `depths` of the .mat file."""
+    """Open the depths with filled holes: `depths` of the .mat file."""
     if not (root / MAT).is_file():
         raise BadInput(f"expected {root / MAT}, which does not exist; {HOW}")
     return _open_mat("nyu-filled", root, split, "depths")
@@ -65,14 +65,14 @@ def _open_mat(kind: str, root: Path, split: str, depths: str) -> LabelledSet:
     (count, *_, width, height), found = shapes["images"] or (0, 0, 0), shapes[depths]
     if shapes["images"] != (count, 3, width, height) or found != (count, width, height):
         raise BadInput(
-            f"expected images of N x 3 x W x H and {depths} of N x W x H in {root / MAT}, came {shapes}; {HOW}"
+            f"expected images of N x 3 x W x H and {depths} of N x W x H in {root / MAT}, found {shapes}; {HOW}"
         )
     if not numbers:
-        raise BadInput(f"expected pictures in {KEYS[split]} of {root / SPLITS}; it is empty, and so would be the split")
+        raise BadInput(f"expected pictures in {KEYS[split]} of {root / SPLITS}, found an empty array; {HOW}")
     if not 1 <= min(numbers) <= max(numbers) <= count or len(set(numbers)) < len(numbers):
         raise BadInput(
             f"expected {KEYS[split]} of {root / SPLITS} to name pictures 1 to {count} of {MAT}, each once, "
-            f"came {min(numbers)} to {max(numbers)}; the two files do not belong together"
+            f"found {min(numbers)} to {max(numbers)}; the two files do not belong together"
         )
     reader = MatReader(root / MAT, depths, tuple(int(number) - 1 for number in numbers))
     names = tuple(f"{i + 1:04d}" for i in reader.indices)
@@ -92,7 +92,7 @@ def _open_mat(kind: str, root: Path, split: str, depths: str) -> LabelledSet:
 
 @dataclass(frozen=True)
 class MatReader:
-    """Reads examples of the .mat file, which is opened anew each time: an open one cannot go to another process."""
+    """Reads examples of the .mat file. The file is opened for each read, because handles cannot cross processes."""
 
     path: Path
     depths: str
@@ -105,7 +105,7 @@ class MatReader:
         return Example(f"{index + 1:04d}", image, depth=_known(depth))
 
     def picture(self, i: int) -> UInt8[np.ndarray, "H W 3"]:
-        """The picture alone."""
+        """Read only the picture."""
         with _opened(self.path) as file:
             return _turned(file["images"][self.indices[i]])
 
@@ -115,7 +115,7 @@ def _turned(values: np.ndarray) -> np.ndarray:
 
 
 def _known(depth: np.ndarray) -> Float32[np.ndarray, "H W"]:
-    """Depth with 0 for negative numbers and nan for infinity, so that what is damaged can be told from holes."""
+    """Replace negative depths by 0 and infinity by nan, to distinguish damaged values from holes."""
     return np.where(np.isfinite(depth), np.maximum(depth, 0), np.nan).astype(np.float32)
 
 
@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             yield file
     except OSError as fault:
-        raise BadInput(f"expected a whole MATLAB 7.3 file {path}, which cannot be read: {fault}; {HOW}") from fault
+        raise BadInput(f"expected a MATLAB 7.3 file {path}, found an unreadable one: {fault}; {HOW}") from fault
 
 
 # --- Folders ------------------------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def _open_folders(root: Path, split: str) -> LabelledSet:
 
 
 def _side_by_side(root: Path, parts: tuple[str, ...]) -> tuple[Pairs, tuple[Path, ...]]:
-    """rgb/NAME.jpg and depth/NAME.png, NAMEs from a list, with or without ending."""
+    """Pair rgb/NAME.jpg and depth/NAME.png, with NAMEs from a list, with or without suffix."""
     chosen = next((path for part in parts if (path := root / f"{part}.txt").is_file()), root / f"{parts[0]}.txt")
     how = "list the names in rgb/ of each split in train.txt and val.txt"
     lines = read_lines(chosen, how)

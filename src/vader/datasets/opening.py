@@ -1,4 +1,4 @@
-"""A kind of labelled set and its folder -> the set."""
+"""Open a labelled set by its kind and folder."""
 
 import os
 from collections.abc import Callable
@@ -22,15 +22,15 @@ KINDS: dict[str, Callable[[Path, str], LabelledSet]] = {
 
 
 def open_labelled(kind: str, root: Path, split: str) -> LabelledSet:
-    """The "train" or "val" split of the set of one of `KINDS` below `root`. Reads lists, opens no picture.
+    """Open the "train" or "val" split of a set, one of `KINDS`, below `root`. Reads lists but no pictures.
 
-    Raises `BadInput` for unknown words, for a folder, list or file that is missing (with how to get it), and for an
-    empty split; `MissingExtra` for a library that is not installed.
+    Raises `BadInput` for unknown names, for a missing folder, list or file (with how to get it), and for an empty
+    split; `MissingExtra` for a missing library.
     """
     if kind not in KINDS:
-        raise BadInput(f"expected a kind of data set ({', '.join(KINDS)}), came {kind!r}")
+        raise BadInput(f"expected a kind of data set ({', '.join(KINDS)}), found {kind!r}")
     if split not in ("train", "val"):
-        raise BadInput(f"expected a split, train or val, came {split!r}")
+        raise BadInput(f"expected a split, train or val, found {split!r}")
     try:
         return KINDS[kind](Path(root), split)
     except OSError as fault:
@@ -38,14 +38,14 @@ def open_labelled(kind: str, root: Path, split: str) -> LabelledSet:
 
 
 def open_splits(kind: str, root: Path) -> tuple[LabelledSet, LabelledSet]:
-    """The "train" and the "val" split, for an exam. Raises what `open_labelled` and `check_apart` raise."""
+    """Open the "train" and the "val" split for an exam. Raises like `open_labelled` and `check_apart`."""
     train, val = (open_labelled(kind, root, split) for split in ("train", "val"))
     check_apart(train, val)
     return train, val
 
 
 def check_apart(train: LabelledSet, val: LabelledSet) -> None:
-    """Raises `BadInput` for a picture of both splits, whatever names and links lead to it."""
+    """Raise `BadInput` for a picture in both splits, also under different names or links."""
     known = {os.path.realpath(path): name for path, name in zip(train.pictures, train.names, strict=True)}
     both = [
         (known[place], name, place)
@@ -56,6 +56,6 @@ def check_apart(train: LabelledSet, val: LabelledSet) -> None:
         mine, other, place = both[0]
         more = f" (and {len(both) - 1} more)" if len(both) > 1 else ""
         raise BadInput(
-            f"{val.root}: {mine} of the train split and {other} of the val split are one picture, {place}{more}, which "
-            "would be learnt from and scored on; keep it in one split"
+            f"{val.root}: expected each picture in one split, found {place} as {mine} in train and as {other} in "
+            f"val{more}; keep it in one split"
         )

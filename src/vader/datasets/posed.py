@@ -1,8 +1,8 @@
-"""Frames with depth, pose and one pair of intrinsics; and where the points of one frame lie in another.
+"""Frames with depth, poses and common intrinsics, and the positions of one frame's points in another.
 
 Beside the files of `rgbd.py` (NAME.color.jpg, NAME.depth.png, train.txt, val.txt) there are NAME.pose.txt, 4 x 4 from
-camera to world in metres, and camera-intrinsics.txt, 3 x 3. Intrinsics count pixels' centres at whole numbers; here
-as everywhere a centre is at + 0.5. Axes: H W pixels, N points, T frames. Points are (x, y) in pixels.
+camera to world in metres, and camera-intrinsics.txt, 3 x 3. Intrinsics have pixel centres at integers; here, as
+everywhere, a centre is at + 0.5. Axes: H W pixels, N points, T frames. Points are (x, y) in pixels.
 """
 
 from collections.abc import Sequence
@@ -22,31 +22,31 @@ HOW = (
     f"put {INTRINSICS} (3 x 3, for the pictures' size) and NAME.color.jpg, NAME.depth.png, NAME.pose.txt (4 x 4, "
     "camera to world, metres) side by side, and list NAMEs in train.txt and val.txt"
 )
-RIGID = 1e-3  # how far a pose's rotation may be from one
-EDGE = 1  # pixels around a point whose depths must agree with its own
+RIGID = 1e-3  # tolerance of a pose's rotation matrix
+EDGE = 1  # pixels around a point whose depths must agree with that of the point
 
 
 @dataclass(frozen=True)
 class PosedSet:
-    """A split's pictures with depth, each with its pose."""
+    """A split's pictures with depth and poses."""
 
     frames: LabelledSet
     intrinsics: Float64[np.ndarray, "3 3"]
     poses: Float64[np.ndarray, "T 4 4"]
 
     def distance(self, a: int, b: int) -> float:
-        """Metres between two frames' cameras."""
+        """Return the distance between two frames' cameras in metres."""
         return float(np.linalg.norm(self.poses[a, :3, 3] - self.poses[b, :3, 3]))
 
 
 def open_posed(root: Path, split: str) -> PosedSet:
-    """Reads lists, intrinsics and poses; opens no picture. Raises BadInput for what is missing or no pose."""
+    """Read lists, intrinsics and poses but no pictures. Raises BadInput for missing files and invalid poses."""
     frames = open_rgbd(root, split)
     paths = [root / f"{name}.pose.txt" for name in frames.names]
     intrinsics = _numbers(root / INTRINSICS, (3, 3))
     if not (intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0 and (intrinsics[2] == (0, 0, 1)).all()):
         raise BadInput(
-            f"{root / INTRINSICS}: expected rows (fx, 0, cx), (0, fy, cy), (0, 0, 1), got {intrinsics.tolist()}"
+            f"{root / INTRINSICS}: expected rows (fx, 0, cx), (0, fy, cy), (0, 0, 1), found {intrinsics.tolist()}"
         )
     poses = np.stack([_pose(path) for path in paths])
     return PosedSet(replace(frames, name="posed", files=(*frames.files, root / INTRINSICS, *paths)), intrinsics, poses)
@@ -58,9 +58,9 @@ def _numbers(path: Path, shape: tuple[int, int]) -> Float64[np.ndarray, "_ _"]:
     except FileNotFoundError:
         raise BadInput(f"expected {path}, which does not exist; {HOW}") from None
     except (OSError, ValueError) as fault:
-        raise BadInput(f"{path}: expected {shape[0]} rows of {shape[1]} numbers, cannot read them: {fault}") from None
+        raise BadInput(f"{path}: expected {shape[0]} rows of {shape[1]} numbers, found other text: {fault}") from None
     if found.shape != shape or not np.isfinite(found).all():
-        raise BadInput(f"{path}: expected {shape[0]} x {shape[1]} finite numbers, got shape {found.shape}; {HOW}")
+        raise BadInput(f"{path}: expected {shape[0]} x {shape[1]} finite numbers, found shape {found.shape}; {HOW}")
     return found
 
 
@@ -68,7 +68,7 @@ def _pose(path: Path) -> Float64[np.ndarray, "4 4"]:
     pose = _numbers(path, (4, 4))
     turn = pose[:3, :3]
     if np.abs(turn @ turn.T - np.eye(3)).max() > RIGID or np.linalg.det(turn) < 0 or (pose[3] != (0, 0, 0, 1)).any():
-        raise BadInput(f"{path}: expected a rotation and a place, camera to world, got {pose.tolist()}; leave it out")
+        raise BadInput(f"{path}: expected a pose from camera to world, found {pose.tolist()}; leave the frame out")
     return pose
 
 
@@ -83,11 +83,11 @@ def carry_points(
     near: float,
     far: float,
 ) -> tuple[Float64[np.ndarray, "N 2"], Bool[np.ndarray, "N"]]:
-    """Where in the second frame the surface at the first one's pixels (column, row) lies, and whether it is seen there.
+    """Return where in the second frame the surface at the first frame's pixels (column, row) is, and if it is visible.
 
-    Seen is what has a depth, none of whose neighbouring pixels lies deeper or nearer by more than the tolerance, what
-    falls into the second picture, and whose distance agrees with the depth there; the tolerance is the larger of
-    `near` metres and `far` times the depth.
+    A point is visible if its depth is known, no neighbouring pixel's depth differs by more than the tolerance, it is
+    inside the second picture, and its distance agrees with the depth there. The tolerance is the larger of `near`
+    metres and `far` times the depth.
     """
     column, row = np.asarray(pixels, dtype=np.int64).reshape(-1, 2).T
     first, second = (depth.astype(np.float64) for depth in depths)
@@ -111,7 +111,7 @@ def carry_points(
 
 
 def _smooth(depth: Float64[np.ndarray, "H W"], near: float, far: float) -> Bool[np.ndarray, "H W"]:
-    """Pixels that lie on one surface with their neighbours, as far as these have a depth."""
+    """Return the pixels whose known neighbouring depths are on the same surface."""
     kernel = np.ones((2 * EDGE + 1, 2 * EDGE + 1), np.uint8)
     most = cv2.dilate(depth, kernel)
     least = cv2.erode(np.where(depth > 0, depth, np.inf), kernel)

@@ -1,4 +1,4 @@
-"""Colour and depth side by side: NAME.color.jpg (or .png) and NAME.depth.png; train.txt and val.txt list NAMEs.
+"""Colour and depth side by side: NAME.color.jpg (or .png) and NAME.depth.png; train.txt and val.txt list the NAMEs.
 
 Depth is 16-bit, in millimetres, registered to the colour picture and of its size; 0 and 65535 are unknown.
 """
@@ -15,7 +15,7 @@ HOW = (
 
 
 def open_rgbd(root: Path, split: str) -> LabelledSet:
-    """`root` holds the lists; NAMEs may lead into folders."""
+    """Open a folder with the lists; NAMEs may contain folders."""
     find_root(root, f"{split}.txt", (), HOW)
     chosen = root / f"{split}.txt"
     names = tuple(read_lines(chosen, HOW))

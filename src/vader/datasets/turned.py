@@ -1,4 +1,4 @@
-"""Which way up a picture and the file of its truth are.
+"""Check that a picture and its ground truth file have the same orientation.
 
 Legend: H W pixels.
 """
@@ -13,17 +13,17 @@ from vader.images.decode import orientation, upright
 
 
 def check_turned(picture: Path, truth: Path) -> int:
-    """The orientation that both files have. Raises `BadInput` where they differ.
+    """Return the orientation of both files. Raises `BadInput` if they differ.
 
-    Some tools draw masks over the picture as a viewer shows it, others over the pixels as they are stored, and a half
-    turn shows in no size: nobody but who made the mask knows, and the wrong guess is a score of nonsense.
+    Some tools draw masks over the picture as viewers show it, others over the stored pixels, and a rotation by 180
+    degrees does not change the size. Only the author of the mask knows, and a wrong guess makes the score meaningless.
     """
     mine, other = orientation(picture), orientation(truth)
     if mine != other:
         raise BadInput(
-            f"{picture}: expected Exif orientation {other}, that of its truth {truth}, came {mine}, so which way up "
-            "the truth is cannot be known; if it fits the picture as viewers show it, save that one turned and without "
-            "the tag (mogrify -auto-orient); if it fits the pixels as stored, remove the tag (exiftool -Orientation=)"
+            f"{picture}: expected Exif orientation {other}, that of its ground truth {truth}, found {mine}; if the "
+            "ground truth fits the picture as viewers show it, save the picture rotated and without the tag "
+            "(mogrify -auto-orient); if it fits the stored pixels, remove the tag (exiftool -Orientation=)"
         )
     return mine
 
@@ -31,5 +31,5 @@ def check_turned(picture: Path, truth: Path) -> int:
 def turned_like(
     picture: Path, truth: Path, values: UInt8[np.ndarray, "_ _"] | UInt16[np.ndarray, "_ _"]
 ) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:
-    """The values that `truth` stores, turned as `decode` turns the picture. Raises what `check_turned` raises."""
+    """Rotate the values stored in `truth` as `decode` rotates the picture. Raises like `check_turned`."""
     return np.ascontiguousarray(upright(values, check_turned(picture, truth)))

@@ -1,8 +1,8 @@
 """Pascal VOC 2012, segmentation: JPEGImages, SegmentationClass, ImageSets/Segmentation; 21 classes, 255 is void.
 
-The training split is train_aug, the 10,582 pictures with the masks of SBD, where its list and SegmentationClassAug are
-there; else VOC's own train.txt (1,464) with SegmentationClass. Validation always has VOC's own masks. `note` says
-which.
+The training split is train_aug, the 10,582 pictures with masks of SBD, if its list and SegmentationClassAug exist;
+otherwise VOC's own train.txt (1,464) with SegmentationClass. Validation always uses VOC's own masks. `note` records the
+choice.
 """
 
 from dataclasses import replace
@@ -20,17 +20,17 @@ CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-# The classes with at least 15 validation pictures in a subset that shows animals alone; all 21 stay ids of its labels.
+# Classes with at least 15 validation pictures in a subset that shows only animals; all 21 remain ids of its labels.
 ANIMALS = ("background", "cat", "chair", "cow", "dog", "horse", "person", "sheep", "sofa")
 AUGMENTED = ("trainaug.txt", "train_aug.txt")
 
 
 def open_voc(root: Path, split: str) -> LabelledSet:
-    """`root` is VOC2012, VOCdevkit or the folder of that. A classes.txt there takes the place of VOC's names."""
+    """Open VOC2012, VOCdevkit or its parent folder. A classes.txt there replaces VOC's names."""
     place = find_root(root, "JPEGImages", ("VOC2012", "VOCdevkit/VOC2012"), HOW)
     chosen, masks, note = _choose(place, split)
     lines = read_lines(chosen, HOW)
-    # Lists of train_aug come as ids and as "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
+    # Lists of train_aug have ids, or "/JPEGImages/ID.jpg /SegmentationClassAug/ID.png".
     names = tuple(Path(line.split()[0]).name.removesuffix(".jpg") for line in lines)
     pairs = Pairs(
         names,
@@ -38,7 +38,7 @@ def open_voc(root: Path, split: str) -> LabelledSet:
         tuple(place / masks / f"{name}.png" for name in names),
     )
     pairs.sound(chosen).exist(HOW)
-    # Rendered scenes keep theirs beside VOCdevkit.
+    # Rendered scenes have theirs beside VOCdevkit.
     candidates = [folder / "classes.txt" for folder in (place, root, place.parent, place.parent.parent)]
     if place.parent.name != "VOCdevkit":
         candidates = candidates[:2]
@@ -48,16 +48,16 @@ def open_voc(root: Path, split: str) -> LabelledSet:
 
 
 def open_animals(root: Path, split: str) -> LabelledSet:
-    """VOC, the headline mean being over `ANIMALS`: for subsets whose other classes hardly occur."""
+    """Open VOC with the headline mean over `ANIMALS`, for subsets in which the other classes hardly occur."""
     whole = open_voc(root, split)
     if absent := [name for name in ANIMALS if name not in whole.classes]:
-        raise BadInput(f"expected VOC's animals among the classes of {whole.root}, {absent[0]} is not; open it as voc")
+        raise BadInput(f"expected VOC's animals among the classes of {whole.root}, found no {absent[0]}; use voc")
     scored = tuple(whole.classes.index(name) for name in ANIMALS)
     return replace(whole, name="voc-animals", scored=scored)
 
 
 def _choose(place: Path, split: str) -> tuple[Path, str, str]:
-    """(list, folder of masks, note) of a split."""
+    """Return (list, folder of masks, note) of a split."""
     lists, plain = place / "ImageSets" / "Segmentation", "SegmentationClass"
     if split == "val":
         return lists / "val.txt", plain, "val.txt with SegmentationClass"

@@ -1,4 +1,4 @@
-"""Joins reports of one protocol on the same data into one table."""
+"""Compare reports of one protocol on the same data in one table."""
 
 import json
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from vader.runtime.files import make_folder, write_atomic
 
 
 def join_reports(folders: Sequence[str | Path]) -> Report:
-    """The rows of all reports in one table, and the differences between their encoders, paired over pictures.
+    """Join the rows of all reports in one table and compute the paired differences between their encoders.
 
-    Of rows of one name the later ones are told apart by their report's folder; rows that are equal to the last number
-    are one. Rows without an encoder, such as chance, have no differences. Raises BadInput for what is no report of
-    `vader evaluate`, and unless all are of one protocol, constant by constant, and of the same data.
+    A row whose name occurs before gets its report's folder added to the name; identical rows appear once. Rows without
+    an encoder, such as chance, have no differences. Raises BadInput for a folder without a report of `vader evaluate`,
+    and unless all reports have the same protocol, constant by constant, and the same data.
     """
     places = [Path(one) for one in folders]
     if not places:
-        raise BadInput("expected at least one report to compare, got none")
+        raise BadInput("expected at least one report to compare, found none")
     found = [reports.read(place) for place in places]
     for place, one in zip(places, found, strict=True):
         _check(place, one, places[0], found[0])
@@ -37,7 +37,7 @@ def join_reports(folders: Sequence[str | Path]) -> Report:
         for row, mine in zip(one.tables[0].rows, _pictures(place, one), strict=True):
             same = [i for i, other in enumerate(rows) if other.name == row.name]
             if any(rows[i].cells == row.cells and np.array_equal(pictures[i], mine, equal_nan=True) for i in same):
-                continue  # the same thing in several reports: chance, a first mask copied
+                continue  # the same row in several reports, such as chance or a copied first mask
             rows.append(row.model_copy(update={"name": f"{row.name} ({_short(place, places)})"} if same else {}))
             pictures.append(mine)
             compared.append(bool(known.get(row.name, True)))
@@ -50,7 +50,7 @@ def join_reports(folders: Sequence[str | Path]) -> Report:
 
 
 def _short(place: Path, places: Sequence[Path]) -> str:
-    """The report's folder, and as much of the way to it as tells it from the others."""
+    """Return the end of the report's path, as long as needed to distinguish it from the others."""
     parts = place.parts
     for length in range(1, len(parts)):
         if sum(other.parts[-length:] == parts[-length:] for other in places) == 1:
@@ -70,40 +70,42 @@ def _differences(rows: Sequence[Row], pictures: Sequence[Any], table: Table, one
 
 
 def _pictures(place: Path, one: Report) -> list[np.ndarray]:
-    """Each row's numbers of pictures. Raises BadInput for a file that does not belong to the report."""
+    """Read each row's numbers by picture. Raises BadInput for a file that does not belong to the report."""
     folder = place if place.is_dir() else place.parent
     found = read_pictures(folder)
     rows = len(one.tables[0].rows)
     if len(found) != rows or min((each.ndim for each in found), default=0) < 2:
         raise BadInput(
-            f"{folder / PICTURES}: expected an array for each of the {rows} rows of report.json, got {len(found)} of "
-            f"shapes {', '.join(str(each.shape) for each in found) or 'none'}; evaluate anew"
+            f"{folder / PICTURES}: expected an array for each of the {rows} rows of report.json, found {len(found)} of "
+            f"shapes {', '.join(str(each.shape) for each in found) or 'none'}; evaluate again"
         )
     return found
 
 
 def _check(place: Path, one: Report, first_place: Path, first: Report) -> None:
     if not one.tables or not {"protocol", "data"} <= one.facts.keys():
-        raise BadInput(f"{place}: expected a report of `vader evaluate`, got another kind")
+        raise BadInput(f"{place}: expected a report of `vader evaluate`, found another kind of report")
     for what in ("protocol", "data"):
         if one.facts[what] != first.facts[what]:
             raise BadInput(
                 f"{place}: expected the {what} of {first_place}, {_unlike(first.facts[what], one.facts[what])}; "
-                "numbers of different exams do not stand in one table"
+                "only numbers of the same protocol and data can be compared"
             )
     if [c.name for c in one.tables[0].columns] != [c.name for c in first.tables[0].columns]:
-        raise BadInput(f"{place}: expected the measures of {first_place}, got others; evaluate anew with one version")
+        raise BadInput(
+            f"{place}: expected the measures of {first_place}, found others; use one version for all reports"
+        )
 
 
 def _unlike(expected: Any, got: Any) -> str:
-    """The first constant that differs."""
+    """Describe the first constant that differs."""
     names = dict.fromkeys([*expected, *got])
     name = next(name for name in names if expected.get(name) != got.get(name))
-    return f"whose {name} is {reports.words(expected.get(name))}, got {reports.words(got.get(name))}"
+    return f"whose {name} is {reports.words(expected.get(name))}, found {reports.words(got.get(name))}"
 
 
 def _facts(places: Sequence[Path], found: Sequence[Report]) -> dict[str, Any]:
-    """What all share, and under each report's folder what it alone has."""
+    """Return the facts that all reports share, and under each report's folder its own facts."""
     own = ("seeds", "commit", "uncommitted changes", "hardware", "command", "finished", "encoders")
     shared = {name: found[0].facts[name] for name in ("protocol", "data")}
     return shared | {
@@ -113,9 +115,9 @@ def _facts(places: Sequence[Path], found: Sequence[Report]) -> dict[str, Any]:
 
 
 def write_comparison(comparison: Report, out: Path) -> Path:
-    """A table in the form that the file's ending asks for: .md (without an ending, too), .json or .html.
+    """Write the table in the format of the file's suffix: .md (also without a suffix), .json or .html.
 
-    Raises BadInput for another.
+    Raises BadInput for another suffix.
     """
     forms = {
         ".md": lambda: reports.to_text(comparison),
@@ -124,9 +126,9 @@ def write_comparison(comparison: Report, out: Path) -> Path:
     }
     forms[""] = forms[".md"]
     if out.is_dir():
-        raise BadInput(f"--out: expected a file for the table, {out} is a folder; name a file in it")
+        raise BadInput(f"--out: expected a file for the table, found the folder {out}; name a file in it")
     if out.suffix not in forms:
-        raise BadInput(f"--out: expected a file ending in {', '.join(filter(None, forms))}, got {out}")
+        raise BadInput(f"--out: expected a file ending in {', '.join(filter(None, forms))}, found {out}")
     text = forms[out.suffix]()
     make_folder(out.parent)
     write_atomic(out, text)

@@ -1,4 +1,4 @@
-"""Encoders sit a named protocol on labelled data, and a report says what they got and what that depends on."""
+"""Evaluate encoders with a named protocol on labelled data and write a report."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from vader.runtime.processes import choose_device
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` gives back: the report, its folder, and each encoder's result."""
+    """The result of `evaluate`: the report, its folder, and each encoder's numbers."""
 
     report: Report
     folder: Path
@@ -58,17 +58,17 @@ def evaluate_encoders(
     pictures: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Evaluate encoders with a named protocol and write `out`: report.json, .md and .html, predictions/, pictures.npz.
+    """Evaluate encoders with a named protocol and write a report to `out`.
 
-    `encoders` are words of `open_encoder` or encoders; trial t has seed `seed` + t. Features stay within `memory`
-    (bytes, or words such as "2GB"; None: half of what is free), beyond it in a file in `scratch`, and never more
-    than `batch` pictures above it. `pictures=False` leaves out charts and example pictures, which take most of the
-    time of a small evaluation; tables, numbers and predictions are the same. `say` gets lines of progress. Nothing but
-    seeds, trials, encoders and data changes a score.
+    The folder gets report.json, .md and .html, predictions/ and pictures.npz. `encoders` are encoders or names for
+    `open_encoder`; trial t has seed `seed` + t. Features stay within `memory` (bytes, or a size such as "2GB"; None:
+    half of the free memory); the rest is stored in a file in `scratch`. Features of at most `batch` pictures come on
+    top. `pictures=False` leaves out charts and example pictures, which take most of the time of a small evaluation;
+    tables, numbers and predictions are the same. `say` receives progress lines. Only seeds, trials, encoders and data change a score.
 
-    Raises BadInput for words that name nothing, data that is not as its layout says, features that are not finite and
-    an `out` that is not empty, all before the first encoder sits, but for features that are not finite of some
-    pictures alone. Nothing is left then, nor by Ctrl-C.
+    Raises BadInput for unknown names, data that does not match its layout, features that are not finite and an `out`
+    that is not empty. All are found before the first encoder is evaluated, except features that are not finite for
+    some pictures only. After an error or Ctrl-C, `out` does not exist.
     """
     started = time.monotonic()
     chosen = find_protocol(task, protocol)
@@ -77,14 +77,14 @@ def evaluate_encoders(
     device = choose_device(device)
     exam = EXAMS[type(chosen)]
     if data is None and exam.needs_data:
-        raise BadInput(f"--data: expected the root of the data that {chosen.name} is about, got none")
+        raise BadInput(f"--data: expected the root folder of the data for {chosen.name}, found none")
     material = exam.open(chosen, Path(data or "."))
     check_few(chosen, material)
     opened = open_encoders(encoders, device, weights, precision)
     folders = folder_names([one.name for one in opened])
     if len(folders) < len(opened):
         raise BadInput(
-            f"expected each encoder once, got {', '.join(one.name for one in opened)}; give them other names"
+            f"expected each encoder once, found {', '.join(one.name for one in opened)}; give them different names"
         )
     settled = exam.settled(chosen, material)
     seeds = [seed + trial for trial in range(trials if exam.seeded and not settled else 1)]
@@ -115,7 +115,7 @@ def evaluate_encoders(
 
 
 def _noted(page: Report, note: str) -> Report:
-    """The report with a sentence more under its first table."""
+    """Add a sentence to the note of the first table."""
     first, *others = page.tables
     first = first.model_copy(update={"note": f"{first.note} {note}".strip()})
     return page.model_copy(update={"tables": (first, *others)})
@@ -123,16 +123,16 @@ def _noted(page: Report, note: str) -> Report:
 
 def _check(encoders: Sequence[str | DenseEncoder], trials: int, batch: int) -> None:
     if not encoders:
-        raise BadInput("expected at least one encoder, got none")
+        raise BadInput("expected at least one encoder, found none")
     for name, value in (("trials", trials), ("batch", batch)):
         if value < 1:
-            raise BadInput(f"--{name}: expected at least 1, got {value}")
+            raise BadInput(f"--{name}: expected at least 1, found {value}")
 
 
 def _facts(
     results: Sequence[Result], protocol: Any, material: Material, seeds: Sequence[int], budget: Budget, started: float
 ) -> dict[str, Any]:
-    """What `vader compare` asks for is under "protocol" and "data"."""
+    """Collect the facts of the report. `vader compare` reads those under "protocol" and "data"."""
     facts = describe(protocol=constants(protocol), data=material.facts(), seeds=seeds, started=started)
     facts["paired"] = results[0].paired
     if scored := getattr(material, "scored", ()):

@@ -1,4 +1,4 @@
-"""The report's folder: written beside its place and renamed when it is whole; predictions, and each picture's numbers.
+"""Read and write the files of a report folder: predictions, and the numbers of each picture.
 
 Axes: H W pixels.
 """
@@ -19,12 +19,12 @@ from vader.images.decode import decode_values
 from vader.images.encode import colour_map, palette_png, png
 from vader.runtime.files import write_atomic
 
-PICTURES = "pictures.npz"  # what each trial found in each picture: `Result.pictures`, by the encoder's number
+PICTURES = "pictures.npz"  # `Result.pictures` of each encoder, by the encoder's number
 MILLIMETRES = 1000
 
 
 def folder_names(names: Sequence[str]) -> dict[str, str]:
-    """Encoders' names as names of folders, no two alike."""
+    """Make a distinct folder name for each encoder's name."""
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"[^\w.@+-]+", "_", name).strip("._")[-80:] or "encoder"
@@ -37,39 +37,39 @@ def folder_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def prediction_file(folder: Path, encoder: str, name: str) -> Path:
-    """Where the prediction of the example of this name lies; `encoder` is a folder's name."""
+    """Return the path of an example's prediction; `encoder` is a folder name."""
     return folder / "predictions" / encoder / f"{name}.png"
 
 
 def write_labels(path: Path, labels: Integer[np.ndarray, "H W"]) -> None:
-    """An indexed PNG in VOC's colours."""
+    """Write an indexed PNG in the colours of VOC."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(palette_png(labels.astype(np.uint8), colour_map()))
 
 
 def write_depth(path: Path, depth: Float[np.ndarray, "H W"]) -> None:
-    """A 16-bit PNG in millimetres."""
+    """Write a 16-bit PNG in millimetres."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(np.clip(np.round(depth * MILLIMETRES), 0, 65534).astype(np.uint16)))
 
 
 def read_prediction(path: Path) -> UInt8[np.ndarray, "H W"] | UInt16[np.ndarray, "H W"]:
-    """Classes, or millimetres, as they were written."""
+    """Read classes, or millimetres, as they were written."""
     return decode_values(path)
 
 
 def write_pictures(folder: Path, results: Sequence[Result]) -> None:
-    """Each encoder's `pictures`, so that reports can be compared picture by picture."""
+    """Write each encoder's `pictures`, so that reports can be compared picture by picture."""
     file = io.BytesIO()
     np.savez_compressed(file, **{str(i): one.pictures for i, one in enumerate(results)})  # type: ignore[arg-type]
     write_atomic(folder / PICTURES, file.getvalue())
 
 
 def read_pictures(folder: Path) -> list[np.ndarray]:
-    """What `write_pictures` wrote. Raises BadInput for a folder without it and for a damaged file."""
+    """Read the file of `write_pictures`. Raises BadInput for a missing or damaged file."""
     path = folder / PICTURES
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as found:  # np.load leaves a damaged one open
             return [found[str(i)] for i in range(len(found.files))]
     except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, zlib.error):
-        raise BadInput(f"{path}: expected what `vader evaluate` wrote beside report.json; evaluate anew") from None
+        raise BadInput(f"{path}: expected the file that `vader evaluate` writes; evaluate again") from None

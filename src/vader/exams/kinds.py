@@ -1,4 +1,4 @@
-"""What sitting each kind of protocol is made of, and one encoder's way through it."""
+"""Define each kind of exam, and evaluate one encoder with it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,11 +32,11 @@ from vader.exams.results import Result
 from vader.reports.report import Group
 from vader.reports.tables import Table
 
-TRIED = 4  # pictures on which storage in float16 is judged
+TRIED = 4  # pictures on which storage in float16 is tested
 
 
 def no_rows(protocol: Any, material: Any, plan: Plan, keeper: Callable[[str], Keep]) -> list[Result]:
-    """Exams without a row that no encoder is needed for."""
+    """Return no baseline rows: some exams need an encoder for every row."""
     return []
 
 
@@ -44,12 +44,12 @@ def no_rows(protocol: Any, material: Any, plan: Plan, keeper: Callable[[str], Ke
 class Exam:
     """A kind of exam.
 
-    `open(protocol, root)` reads lists and opens no picture; BadInput for what is missing. `sit` gives an encoder's
+    `open(protocol, root)` reads lists but no pictures and raises BadInput for missing files. `sit` returns an encoder's
     result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders, pictures)` makes
-    further tables, and figures if `pictures`; `baselines(protocol, material, plan, keeper)` the rows without an
-    encoder, where `keeper(name)` is the `keep` of a row. Where nothing is drawn at random `seeded` is False, and there
-    is one trial however many are asked for; `settled(protocol, material)` says why if that is so of some protocols on
-    some data. `needs_data`: whether there has to be a root.
+    further tables, and figures if `pictures`. `baselines(protocol, material, plan, keeper)` makes the rows without an encoder; `keeper(name)` returns
+    the `keep` of a row. `seeded` is False if nothing is random; then there is one trial, whatever number is requested.
+    `settled(protocol, material)` returns the reason if this holds only for some protocols and data. `needs_data` says
+    whether a root is required.
     """
 
     open: Callable[[Any, Path], Any]
@@ -62,7 +62,7 @@ class Exam:
 
 
 def open_sets(protocol: Any, root: Path) -> Sets:
-    """The two splits of the protocol's data set."""
+    """Open the two splits of the protocol's data set."""
     return Sets(*open_splits(protocol.data, root))
 
 
@@ -99,12 +99,12 @@ EXAMS: dict[type, Exam] = {
 
 
 def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, keep: Keep) -> Result:
-    """The encoder's result; `keep` is called with the first trial's prediction of every picture that is scored.
+    """Evaluate one encoder; `keep` is called with the first trial's prediction of every scored picture.
 
-    Features are kept in float16, where the protocol says so, only if that does them no harm: some pictures decide for
-    all, and one that overflows later lets the encoder sit again. The result's facts say which it was.
+    If the protocol stores features in float16, a few pictures first test that float16 does not harm them. If a later
+    picture overflows, the encoder is evaluated again in float32. The facts of the result record the type that was used.
 
-    Raises BadInput for features that are not finite and for a train split without a single labelled pixel.
+    Raises BadInput for features that are not finite and for a train split without labelled pixels.
     """
     plan.seconds = {}
     take = EXAMS[type(protocol)].sit
@@ -124,7 +124,7 @@ def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, ke
 
 
 def _some_maps(encoder: DenseEncoder, pictures: Sequence) -> Iterator[Tensor]:
-    """Of pictures all over the split, one after the other; which they are depends on nothing else."""
+    """Yield the maps of evenly spaced pictures of the split. The choice depends only on the number of pictures."""
     for i in np.unique(np.linspace(0, len(pictures) - 1, TRIED).astype(int)):
         yield from extract(encoder, [pictures[int(i)]])
 
@@ -134,9 +134,9 @@ def _told(encoder: DenseEncoder, features: str) -> DenseEncoder:
 
 
 def try_out(encoders: Sequence[DenseEncoder], protocol: Any, material: Material) -> None:
-    """Let every encoder encode one picture, so that a broken one is told before the first sits for an hour.
+    """Encode one picture with every encoder, so that a broken encoder is reported before a long evaluation starts.
 
-    Raises BadInput for features that are not finite, and a stride that the protocol has no use for.
+    Raises BadInput for features that are not finite and for a stride that the protocol does not support.
     """
     picture = material.pictures[0]
     for encoder in encoders:
@@ -148,10 +148,10 @@ def try_out(encoders: Sequence[DenseEncoder], protocol: Any, material: Material)
 
 
 def check_few(protocol: Any, material: Any) -> None:
-    """Raises BadInput if the protocol's labelled pictures are more than there are."""
+    """Raise BadInput if the protocol needs more labelled pictures than the train split has."""
     few = getattr(protocol, "few", None)
     if few and (few.pictures or 0) > (count := len(material.train)):
         raise BadInput(
-            f"--protocol {protocol.name}: expected up to {count} labelled pictures, as many as the train split of "
-            f"{material.name} in {material.train.root} has, got {few.pictures}; ask for fewer, or a share such as 10%"
+            f"--protocol {protocol.name}: expected at most {count} labelled pictures, the size of the train split of "
+            f"{material.name} in {material.train.root}, found {few.pictures}; use fewer, or a share such as 10%"
         )

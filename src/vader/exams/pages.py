@@ -1,4 +1,4 @@
-"""Results -> a report: the table, the differences between encoders, and what the kind of exam adds."""
+"""Make a report from results: the table, the differences between encoders, and the pages of the kind of exam."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ def make_report(
     groups: Sequence[Group],
     facts: dict[str, Any],
 ) -> Report:
-    """The whole report; `tables` and `groups` are what the kind of exam adds."""
+    """Make the whole report; `tables` and `groups` come from the kind of exam."""
     headline = next(iter(results[0].values))
     found = [result_table("Results", results, _note(results, material))]
-    compared = [one for one in results if one.facts]  # rows without an encoder are beaten or they are not
+    compared = [one for one in results if one.facts]  # rows without an encoder need no interval
     if len(compared) > 1 and compared[0].paired:
         means = [float(np.mean(one.values[headline])) for one in compared]
         draws = [resampled(one.pictures, getattr(material, "scored", ())) for one in compared]
@@ -48,7 +48,7 @@ def _note(results: Sequence[Result], material: Any) -> str:
 
 
 def figure(paint: Any, folder: Path, caption: str, wide: bool = False, chart: bool = True) -> Figure:
-    """What `paint(path)` draws; the file is hidden in `folder` and removed."""
+    """Return the figure that `paint(path)` draws; its temporary file in `folder` is removed."""
     path = folder / ".figure.png"
     try:
         return Figure(image=paint(path).read_bytes(), caption=caption, alt=caption, wide=wide, chart=chart)

@@ -1,4 +1,4 @@
-"""What an exam is sat on."""
+"""The data of an exam, and the settings of an evaluation."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,21 +14,21 @@ from vader.encoders.store import Budget
 
 @runtime_checkable
 class Material(Protocol):
-    """Labelled splits, clips or pairs of pictures: all that an exam needs but for the encoder."""
+    """Labelled splits, clips or pairs of pictures: everything that an exam needs except the encoder."""
 
     @property
     def name(self) -> str:
-        """Of the data set, for titles."""
+        """The name of the data set, for titles."""
 
     @property
     def pictures(self) -> Sequence[np.ndarray]:
-        """(H, W, 3) uint8, read when asked for. A PCA and a mean are fitted on them, and see no label."""
+        """(H, W, 3) uint8, read on access. A PCA and a mean are fitted on them, without labels."""
 
     def facts(self) -> dict[str, Any]:
-        """Plain JSON with fingerprints of files and counts; reports of different facts are not compared."""
+        """Return plain JSON with fingerprints of files and counts; only reports with equal facts can be compared."""
 
     def lead(self) -> str:
-        """One sentence of how much there is."""
+        """Return one sentence on the amount of data."""
 
 
 Keep = Callable[[str, np.ndarray], None]  # (an example's name, the first trial's prediction (H, W))
@@ -36,7 +36,7 @@ Keep = Callable[[str, np.ndarray], None]  # (an example's name, the first trial'
 
 @dataclass
 class Plan:
-    """How to sit, none of which changes a score but for the seeds."""
+    """The settings of an evaluation. Only the seeds change a score."""
 
     seeds: Sequence[int]
     budget: Budget
@@ -48,7 +48,7 @@ class Plan:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds to the seconds of a phase."""
+        """Add the elapsed time to the seconds of a phase."""
         since = time.monotonic()
         try:
             yield

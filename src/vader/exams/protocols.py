@@ -1,9 +1,9 @@
-"""Named protocols: frozen, every constant that a score depends on but for seeds, trials, encoder and data.
+"""Named protocols: frozen, with every constant that a score depends on except seeds, trials, encoder and data.
 
-A name is DATA-EXAM/WHOSE: `voc-linear/vader`. Of probes with few labels a suffix says how many pictures of the train
-split have labels: `voc-linear/vader:5%`, `voc-linear/vader:20`; trial t draws its own, and a smaller subset is part of
-each larger one of the same trial. Standardising and training see the labelled pictures alone; a PCA that an encoder
-asks for is fitted on all pictures of the split, for it needs no labels.
+A name is DATA-EXAM/SOURCE, such as `voc-linear/vader`. For linear probes a suffix gives the number of labelled pictures
+of the train split: `voc-linear/vader:5%`, `voc-linear/vader:20`. Trial t draws its own subset, and a smaller subset is
+part of each larger one of the same trial. Only the labelled pictures are used for standardisation and training; an
+encoder's PCA is fitted on all pictures of the split, because it needs no labels.
 """
 
 from dataclasses import asdict, replace
@@ -44,7 +44,7 @@ def _listed() -> dict[tuple[str, str], Protocol]:
     found["depth", "rgbd-linear/vader"] = LinearDepth(name="rgbd-linear/vader", data="rgbd")
     found |= {("segmentation", name): one for name, one in CLUSTERS.items()}
     found |= {("neighbours", name): one for name, one in NEIGHBOURS.items()}
-    full = replace(NEIGHBOURS["voc/hummingbird"], name="voc/hummingbird-full", cells=None)  # the map's own cells
+    full = replace(NEIGHBOURS["voc/hummingbird"], name="voc/hummingbird-full", cells=None)  # the cells of the map
     found["neighbours", full.name] = full
     found |= {("propagation", name): one for name, one in CLIPS.items()}
     return found | {("match", name): one for name, one in MATCHING.items()}
@@ -54,24 +54,24 @@ PROTOCOLS = _listed()
 
 
 def find_protocol(task: str, name: str) -> Protocol:
-    """The protocol of a task by its name, perhaps with a suffix of few labels. Raises BadInput listing the names."""
+    """Find a task's protocol by its name, with or without a suffix. Raises BadInput that lists the names."""
     tasks = sorted({known for known, _ in PROTOCOLS})
     if task not in tasks:
-        raise BadInput(f"--task: expected {', '.join(tasks)}, got {task!r}")
+        raise BadInput(f"--task: expected {', '.join(tasks)}, found {task!r}")
     plain, colon, few = name.partition(":")
     if (task, plain) not in PROTOCOLS:
         names = ", ".join(known for of, known in PROTOCOLS if of == task)
-        raise BadInput(f"--protocol: expected for {task} one of {names}, got {name!r}")
+        raise BadInput(f"--protocol: expected one of {names} for {task}, found {name!r}")
     found = PROTOCOLS[task, plain]
     if not colon:
         return found
     if not isinstance(found, Linear):
-        raise BadInput(f"--protocol: {plain} has no variant with few labels, got {name!r}; linear probes have")
+        raise BadInput(f"--protocol: expected a linear probe for a variant with few labels, found {name!r}")
     return replace(found, name=name, few=Few.parse(few))
 
 
 def constants(protocol: Protocol) -> dict[str, Any]:
-    """All that the protocol fixes, for a report; of Hummingbird also why its numbers are not the published ones."""
+    """Return all constants of the protocol for a report; for Hummingbird also why its numbers are not the published."""
     if not isinstance(protocol, NeighboursProtocol):
         return asdict(protocol)
     note = (

@@ -1,4 +1,4 @@
-"""What an encoder got, and how sure a difference between two encoders is.
+"""The numbers of an encoder, and the intervals of differences between two encoders.
 
 Axes: T trials, B pictures, K classes, R draws of the bootstrap, M measures of a picture.
 """
@@ -14,14 +14,14 @@ from vader.reports.tables import Cell, Column, Row, Table
 
 DRAWS = 1000
 INTERVAL = (2.5, 97.5)  # percentiles
-FEWEST = 5  # pictures that an interval is drawn from: of one it has no width, of a few it is far too narrow
-TOLD = 0.01  # the share of pixels without a usable depth, other than unknown ones, from which on a table's note says so
+FEWEST = 5  # pictures that an interval needs: with one it has no width, with a few it is far too narrow
+TOLD = 0.01  # share of pixels with an unusable (not unknown) depth above which a table's note reports them
 VIDEOS = ("camvid", "rgbd")  # kinds of sets that are, or may be, frames of a video
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A column of the table; `scale` takes shares to per cent."""
+    """A column of the table; `scale` converts shares to per cent."""
 
     name: str
     unit: str
@@ -31,16 +31,16 @@ class Measure:
 
     @property
     def column(self) -> Column:
-        """For a table."""
+        """The column of a table."""
         return Column(name=self.name, unit=self.unit, better=self.better, digits=self.digits)
 
 
 @dataclass(frozen=True)
 class Result:
-    """One encoder's numbers. `values` are each trial's, by measure; the first measure is the headline.
+    """One encoder's numbers. `values` has each measure's value of every trial; the first measure is the headline.
 
-    `pictures` is what each trial found in each picture, by kind: counts (T, B, 3, K) of a segmentation, or RMSE
-    (T, B) of depth. `pixels` are the val split's pixels of depth: valid, and others by what keeps them from it.
+    `pictures` has each trial's numbers of each picture: counts (T, B, 3, K) for segmentation, or RMSE (T, B) for
+    depth. `pixels` counts the val split's depth pixels: valid ones, and others by the reason why they are not valid.
     """
 
     name: str
@@ -49,15 +49,15 @@ class Result:
     facts: dict[str, Any]
     seconds: dict[str, float]
     skipped: int = 0
-    classes: Float[np.ndarray, "T K"] | None = None  # each class's IoU
+    classes: Float[np.ndarray, "T K"] | None = None  # IoU of each class
     confusion: Int64[np.ndarray, "K K"] | None = None  # of the first trial
     paired: bool = True  # whether the headline is a function of `pictures`
     pixels: dict[str, int] = field(default_factory=dict)
 
 
 def mean_iou(counts: np.ndarray, scored: Sequence[int] = ()) -> np.ndarray:
-    """(..., 3, K) hits, truths and predictions -> (...) mean IoU over the classes of `scored` (none: all) that occur in
-    truth or prediction; nan if none does."""
+    """Compute from (..., 3, K) hits, truths and predictions the (...) mean IoU over the classes of `scored` (none: all)
+    that occur in truth or prediction; nan if none does."""
     hits, truths, called = (counts[..., i, :].astype(np.float64) for i in range(3))
     union = truths + called - hits
     if len(scored):
@@ -68,16 +68,16 @@ def mean_iou(counts: np.ndarray, scored: Sequence[int] = ()) -> np.ndarray:
 
 
 def resampled(pictures: np.ndarray, scored: Sequence[int] = (), seed: int = 0) -> Float[np.ndarray, "R"]:
-    """The headline of `DRAWS` sets of pictures drawn with repetition, each the mean over the trials.
+    """Return the headline of `DRAWS` bootstrap samples of the pictures, each the mean over the trials.
 
-    The same seed draws the same pictures, which is what makes differences between encoders paired. All are nan where
-    fewer than `FEWEST` pictures have anything to score.
+    The same seed draws the same pictures, so differences between encoders are paired. All are nan if fewer than
+    `FEWEST` pictures have anything to score.
     """
     B = pictures.shape[1]
     if (np.isfinite(pictures[0]) if pictures.ndim == 2 else pictures[0, :, 1].sum(-1) > 0).sum() < FEWEST:
         return np.full(DRAWS, np.nan)
     weights = np.random.default_rng(seed).multinomial(B, np.full(B, 1 / B), size=DRAWS).astype(np.float64)  # (R, B)
-    if pictures.ndim == 2:  # numbers of pictures, nan where there was nothing to score
+    if pictures.ndim == 2:  # one number for each picture, nan if there is nothing to score
         known = np.isfinite(pictures[0])
         weights = weights[:, known]
         total = weights.sum(1)
@@ -90,7 +90,7 @@ def resampled(pictures: np.ndarray, scored: Sequence[int] = (), seed: int = 0) -
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second encoder: of their means over trials, and the interval that holds 95 % of the draws."""
+    """First minus second encoder: the difference of their means over trials, and the interval of 95 % of the draws."""
 
     first: str
     second: str
@@ -102,7 +102,7 @@ class Difference:
 def differences(
     names: Sequence[str], means: Sequence[float], draws: Sequence[Float[np.ndarray, "R"]], scale: float = 1.0
 ) -> list[Difference]:
-    """Of every pair, earlier minus later; without an interval, nan, where no draw has a value."""
+    """Compute the difference of every pair, earlier minus later; the interval is nan if no draw has a value."""
     found = []
     for i in range(len(names)):
         for j in range(i + 1, len(names)):
@@ -114,7 +114,7 @@ def differences(
 
 
 def result_table(title: str, results: Sequence[Result], note: str = "") -> Table:
-    """A row an encoder, a column a measure; the note says what depths were left out, too."""
+    """Make a row for each encoder and a column for each measure; the note also reports depths that are left out."""
     measures = list(results[0].values)
     rows = tuple(
         Row(name=one.name, cells=tuple(Cell.of([m.scale * v for v in one.values[m]]) for m in measures))
@@ -125,15 +125,15 @@ def result_table(title: str, results: Sequence[Result], note: str = "") -> Table
 
 
 def _left_out(pixels: dict[str, int]) -> str:
-    """A sentence on pixels whose depth was measured but does not count, if they are many."""
+    """Return a sentence on pixels whose depth was measured but is not scored, if they are many."""
     total = sum(pixels.values())
     shares = {name: count / total for name, count in pixels.items() if name not in ("valid", "unknown") and count}
     told = [f"{100 * share:.1f} % are {name}" for name, share in shares.items() if share > TOLD]
-    return f"Of the val split's pixels {' and '.join(told)}: these depths are not scored." if told else ""
+    return f"Some pixels of the val split are not scored: {' and '.join(told)}." if told else ""
 
 
 def difference_table(measure: Column, found: Sequence[Difference], pictures: int, kind: str = "") -> Table:
-    """A row a pair of encoders; `kind` is the data set's."""
+    """Make a row for each pair of encoders; `kind` is the name of the data set."""
     columns = tuple(
         Column(name=name, unit=measure.unit, digits=measure.digits + 1) for name in ("difference", "from", "to")
     )
@@ -142,14 +142,14 @@ def difference_table(measure: Column, found: Sequence[Difference], pictures: int
         for one in found
     )
     note = (
-        f"Of the mean {measure.name} over trials; 95 % of {DRAWS} bootstrap draws of the {pictures} pictures, the same "
-        "for both encoders, lie between the two numbers. Trials are not drawn anew."
+        f"Differences of the mean {measure.name} over trials. 95 % of {DRAWS} bootstrap draws of the {pictures} "
+        "pictures, the same for both encoders, are between the two numbers. Trials are not resampled."
     )
     if any(np.isnan(one.low) for one in found):
         note = (
-            f"Of the mean {measure.name} over trials. There are no intervals: fewer than {FEWEST} pictures have "
-            "anything to score, which is too few to draw from."
+            f"Differences of the mean {measure.name} over trials. There are no intervals, because fewer than {FEWEST} "
+            "pictures have anything to score."
         )
     elif kind in VIDEOS:
-        note += " Neighbouring frames of a video are not independent: for such pictures the interval is too narrow."
+        note += " Neighbouring frames of a video are not independent; for such pictures the interval is too narrow."
     return Table(title=f"Differences in {measure.name}", subject="pair", columns=columns, rows=rows, note=note)

@@ -1,1 +1,1 @@
-"""Learning from labels: heads, the pixels they see, nested subsets, augmentation."""
+"""Learning from labels: heads, training pixels, nested subsets, augmentation."""

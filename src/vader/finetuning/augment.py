@@ -1,6 +1,6 @@
-"""What published probes do to pictures and their truth before they are encoded, anew each time a picture comes.
+"""The augmentations of published probes for pictures and their ground truth; each use of a picture is augmented again.
 
-Axes: H W pixels of a picture, h w of a part of it, S the side of a square.
+Axes: H W pixels of a picture, h w of a crop, S the side of a square.
 """
 
 import math
@@ -17,16 +17,16 @@ from torch import Tensor
 from vader.datasets.example import Example, LabelledSet
 from vader.errors import BadInput
 
-TRIES = 10  # at a crop that lies within the picture
-FRAME = (480, 640)  # height, width of the pictures that `Room.border` is of
+TRIES = 10  # attempts at a crop within the picture
+FRAME = (480, 640)  # height, width of the pictures for which `Room.border` is given
 
 Change = Callable[[Example, np.random.Generator], Example]
 
 
 class Shuffled(Sequence):
-    """Epoch after epoch of examples, each epoch in an order of its own, every example changed anew.
+    """Epochs of examples, each epoch in its own order, with every example augmented again.
 
-    Member e n + p is the p-th of epoch e, of n examples; what it is depends on the seed, the epoch and the example.
+    Member e n + p is the p-th of epoch e, for n examples; it depends only on the seed, the epoch and the example.
     """
 
     def __init__(self, examples: Sequence, change: Change, seed: int, epochs: int) -> None:
@@ -39,7 +39,7 @@ class Shuffled(Sequence):
     def __getitem__(self, i: int) -> Example:  # type: ignore[override]
         epoch, place = divmod(range(len(self))[i], len(self.examples))
         if epoch != self.epoch:
-            # Seeds that end in zeros are all the same to numpy, so examples count from 1.
+            # numpy ignores trailing zeros of seeds, so examples count from 1.
             self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch, 0]).permutation(len(self.examples))
         number = int(self.order[place])
         return self.change(self.examples[number], np.random.default_rng([self.seed, epoch, 1 + number]))
@@ -50,16 +50,16 @@ class Shuffled(Sequence):
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Random crops enlarged or reduced to a square, as torchvision's RandomResizedCrop and RandomHorizontalFlip."""
+    """Random crops resized to a square, as torchvision's RandomResizedCrop and RandomHorizontalFlip."""
 
     side: int = 448  # MkuuWaUjinga/leopart: experiments/linear_probing/configs (size_crops), eval_linear.py
-    area: tuple[float, float] = (0.8, 1.0)  # of the picture's; ...: linear_finetune.py
+    area: tuple[float, float] = (0.8, 1.0)  # share of the picture; ...: linear_finetune.py
     shape: tuple[float, float] = (3 / 4, 4 / 3)  # width to height; torchvision's default
-    flip: float = 0.5  # how often; ...: linear_finetune.py
+    flip: float = 0.5  # probability; ...: linear_finetune.py
 
 
 def square_crop(example: Example, rng: np.random.Generator, config: Square) -> Example:
-    """A random part of a labelled picture as a square, mirrored or not."""
+    """Crop a random part of a labelled picture, resize it to a square, and mirror it at random."""
     assert example.labels is not None
     H, W = example.labels.shape
     top, left, height, width = crop_box(H, W, rng, config)
@@ -71,9 +71,9 @@ def square_crop(example: Example, rng: np.random.Generator, config: Square) -> E
 
 
 def crop_box(height: int, width: int, rng: np.random.Generator, config: Square) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a part of a picture: area uniform, the logarithm of its shape, too.
+    """Draw top, left, height and width of a crop, with uniform area and uniform logarithm of the aspect ratio.
 
-    Where none of ten fits in, the largest part in the middle that has an allowed shape.
+    If none of ten draws fits, return the largest central crop with an allowed aspect ratio.
     """
     narrowest, widest = config.shape
     for _ in range(TRIES):
@@ -87,20 +87,20 @@ def crop_box(height: int, width: int, rng: np.random.Generator, config: Square) 
 
 
 def to_square(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "S S 3"]:
-    """The picture, whatever its shape, bilinearly and without aliasing: what Pillow's BILINEAR gives."""
+    """Resize the picture to a square, bilinearly with antialiasing, as Pillow's BILINEAR does."""
     pixels: Tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
     sized = F.interpolate(pixels, (side, side), mode="bilinear", align_corners=False, antialias=True)
     return sized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def nearest(labels: Shaped[np.ndarray, "H W"], side: int) -> Shaped[np.ndarray, "S S"]:
-    """Of each pixel of the square, the label of the pixel that its centre lies in: Pillow's NEAREST."""
+    """Resize labels to a square: each pixel takes the label at its centre, as Pillow's NEAREST does."""
     rows, columns = (((np.arange(side) + 0.5) * length / side).astype(np.int64) for length in labels.shape)
     return labels[rows[:, None], columns]
 
 
 def squared(labelled: LabelledSet, side: int) -> LabelledSet:
-    """The set with every picture and label map pressed into a square."""
+    """Return the set with every picture and label map resized to a square."""
 
     def read(i: int) -> Example:
         example = labelled.read(i)
@@ -119,23 +119,23 @@ def squared(labelled: LabelledSet, side: int) -> LabelledSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What is done to pictures with depth; facebookresearch/dinov3: dinov3/eval/depth/{transforms.py,configs/*nyu*}."""
+    """Augmentation of pictures with depth; facebookresearch/dinov3: dinov3/eval/depth/{transforms.py,configs/*nyu*}."""
 
-    border: tuple[int, int, int, int] = (45, 472, 43, 608)  # top, bottom, left, right kept of 480 x 640
-    turn: float = 2.5  # degrees at most, either way
-    turned: float = 0.5  # how often
-    flip: float = 0.5  # how often
+    border: tuple[int, int, int, int] = (45, 472, 43, 608)  # top, bottom, left, right of the kept part of 480 x 640
+    turn: float = 2.5  # maximum rotation in degrees, either way
+    turned: float = 0.5  # probability
+    flip: float = 0.5  # probability
     crop: tuple[int, int] = (416, 544)  # height, width
-    coloured: float = 0.5  # how often
+    coloured: float = 0.5  # probability
     gamma: tuple[float, float] = (0.9, 1.1)  # of values up to 255
     brightness: tuple[float, float] = (0.75, 1.25)
     tint: tuple[float, float] = (0.9, 1.1)  # of each channel
 
 
 def room_view(example: Example, rng: np.random.Generator, config: Room) -> Example:
-    """A part of a picture with depth, without its border, perhaps turned, mirrored, in other colours.
+    """Crop a random part of a picture with depth inside its border; rotate, mirror and recolour it at random.
 
-    Beyond a turned picture all is black and has no depth. Raises BadInput for pictures smaller than the part.
+    The area outside a rotated picture is black and has no depth. Raises BadInput for pictures smaller than the crop.
     """
     assert example.depth is not None
     H, W = example.depth.shape
@@ -146,8 +146,8 @@ def room_view(example: Example, rng: np.random.Generator, config: Room) -> Examp
     h, w = config.crop
     if height < h or width < w:
         raise BadInput(
-            f"{example.name}: expected a picture with at least {h} x {w} px within its border, got {height} x {width} "
-            f"of {H} x {W}; the protocol is one of pictures of 480 x 640"
+            f"{example.name}: expected a picture with at least {h} x {w} px within its border, found {height} x "
+            f"{width} of {H} x {W}; use pictures of 480 x 640, as the protocol does"
         )
     if rng.random() < config.turned:
         image, depth = _turned(image, depth, rng.uniform(-config.turn, config.turn))
@@ -164,7 +164,7 @@ def room_view(example: Example, rng: np.random.Generator, config: Room) -> Examp
 def _turned(image: np.ndarray, depth: np.ndarray, degrees: float) -> tuple[np.ndarray, np.ndarray]:
     height, width = depth.shape
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
-    # Depth is not mixed: between a chair and the wall behind it there is nothing.
+    # Depth is not interpolated: between a chair and the wall behind it there is no surface.
     return (
         cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR),
         cv2.warpAffine(depth, matrix, (width, height), flags=cv2.INTER_NEAREST),

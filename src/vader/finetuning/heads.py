@@ -1,7 +1,7 @@
-"""Several linear probes trained side by side on one set of features: trials of one exam, or the rates of a sweep.
+"""Train several linear probes together on one set of features: the trials of an exam, or the rates of a sweep.
 
-Each head has its own pictures, pixels, first weights and rate, and learns what it would learn alone. Axes: T heads,
-N pixels, C channels, K outputs.
+Each head has its own pictures, pixels, initial weights and learning rate, and learns the same as when trained alone.
+Axes: T heads, N pixels, C channels, K outputs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,15 +16,15 @@ from torch import Tensor
 from vader.errors import BadInput
 from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, Standard, fold, standard_of
 
-HELD_OUT = 0.2  # of the training pictures, on which a sweep is scored
-RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # that a sweep tries
+HELD_OUT = 0.2  # share of the training pictures on which a sweep is scored
+RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # learning rates of a sweep
 
-Loss = Callable[[int, Tensor, Tensor], Tensor]  # a head's number, outputs (N, K) and targets (N) -> its mean loss
+Loss = Callable[[int, Tensor, Tensor], Tensor]  # (index of a head, outputs (N, K), targets (N)) -> its mean loss
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The heads' sources of pixels, in step with each other."""
+    """The heads' sources of pixels, drawn in step with each other."""
 
     each: tuple[PixelDraw, ...]
 
@@ -38,9 +38,9 @@ class Draws:
         seeds: Sequence[int],
         subsets: Sequence[Sequence[int]] | None = None,
     ) -> "Draws":
-        """One source a seed; `subsets` are the pictures that each head may see (None: all of them).
+        """Make one source for each seed; `subsets` are the pictures of each head (None: all).
 
-        Features are standardised over the pictures that their head may see.
+        Features are standardised over the pictures of their head.
         """
         if subsets is None:
             standard = standard_of(maps)
@@ -53,12 +53,12 @@ class Draws:
 
     @property
     def standards(self) -> list[Standard]:
-        """Each head's."""
+        """The statistics of each head."""
         return [draw.standard for draw in self.each]
 
 
 class Picked(Sequence):
-    """Some members of a sequence, read when asked for."""
+    """Some members of a sequence, read on access."""
 
     def __init__(self, whole: Sequence, members: Sequence[int]) -> None:
         self.whole, self.members = whole, [int(i) for i in members]
@@ -82,9 +82,9 @@ def learn(
     device: str = "cpu",
     decay_bias: bool = False,
 ) -> list[LinearProbe]:
-    """The probes that AdamW makes of first weights and biases, in features standardised and folded back.
+    """Train the probes with AdamW from initial weights and biases, on standardised features, and fold these in.
 
-    The configs may differ in rate and decay alone.
+    The configs may differ only in learning rate and decay.
     """
     first = configs[0]
     assert all((c.steps, c.pictures, c.pixels) == (first.steps, first.pictures, first.pixels) for c in configs)
@@ -100,7 +100,7 @@ def learn(
         for group in optimizer.param_groups:
             group["lr"] = group["start"] * (1 - step / first.steps)
         losses = []
-        # Head by head: rows of all heads together would have to be copied, which costs more than the products do.
+        # One head at a time: joining the rows of all heads needs a copy, which costs more than the products.
         for number, (draw, weight, bias) in enumerate(zip(draws.each, weights, biases, strict=True)):
             rows, targets = draw(first.pictures, first.pixels)
             out = F.linear(rows.to(device), weight, bias)
@@ -115,16 +115,16 @@ def learn(
 
 
 def stacked(probes: Sequence[LinearProbe], device: str = "cpu") -> LinearProbe:
-    """The probes as one, its outputs one probe's after the other's."""
+    """Stack the probes into one, with their outputs concatenated."""
     return LinearProbe(
         torch.cat([one.weight for one in probes]).to(device), torch.cat([one.bias for one in probes]).to(device)
     )
 
 
 def hold_out(count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Pictures for learning and for judging it, of the train split alone. Raises BadInput for a single picture."""
+    """Split the train split's pictures into those to train on and those held out. Raises BadInput for one picture."""
     if count < 2:
-        raise BadInput(f"train split: expected at least 2 pictures to hold some out, got {count}")
+        raise BadInput(f"train split: expected at least 2 pictures to hold some out, found {count}")
     order = np.random.default_rng(seed).permutation(count).tolist()
     held = max(1, round(HELD_OUT * count))
     return order[held:], order[:held]

@@ -1,1 +1,1 @@
-"""From files to pixels: listing, decoding, resampling, colour."""
+"""Images from files to pixels: listing, decoding, resampling, colour."""

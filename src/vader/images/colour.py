@@ -1,8 +1,8 @@
 """Photometry: colour jitter, grey, blur, solarise; on uint8 arrays (OpenCV) and on batches (torch, any device).
 
-The operations are torchvision's (ColorJitter in a drawn order, then grey, blur, solarise), with its meaning of every
-factor. Differences: blur is a true Gaussian (Pillow's is three box filters), and the torch version works in float, so
-it rounds nothing in between. `bench/input.py` states what that makes in pixels.
+The operations are torchvision's (ColorJitter in random order, then grey, blur, solarise), with the same meaning of all
+factors. Differences: blur is a true Gaussian (Pillow's is three box filters), and the torch version uses floats without
+intermediate rounding. `bench/input.py` states the difference in pixel values.
 
 Axes: B images, H W pixels.
 """
@@ -18,16 +18,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's and OpenCV's
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as in Pillow and OpenCV
 
 
 @dataclass(frozen=True)
 class Colour:
-    """What happens to one view's colours. The neutral values, the defaults, change nothing.
+    """The colour changes of one view. The default values change nothing.
 
-    `order` holds BRIGHTNESS, CONTRAST, SATURATION, HUE in the order they are applied, `factors` their values by that
-    constant: three factors (1 = unchanged) and a shift of hue in turns (-0.5..0.5, 0 = unchanged). `sigma` is the
-    blur's standard deviation in pixels (0 = none); `solarise` inverts values of 128 and above.
+    `order` has BRIGHTNESS, CONTRAST, SATURATION, HUE in the order of application; `factors` is indexed by these
+    constants: three factors (1 = unchanged) and a hue shift in turns (-0.5..0.5, 0 = unchanged). `sigma` is the
+    standard deviation of the blur in pixels (0 = none); `solarise` inverts values of 128 and above.
     """
 
     order: tuple[int, int, int, int] = (0, 1, 2, 3)
@@ -37,12 +37,12 @@ class Colour:
     solarise: bool = False
 
     def pack(self) -> Float[np.ndarray, "11"]:
-        """As one row of numbers, for `paint_batch`."""
+        """Pack into one row of numbers for `paint_batch`."""
         return np.array([*self.order, *self.factors, self.grey, self.sigma, self.solarise], dtype=np.float32)
 
 
 def paint(image: UInt8[np.ndarray, "H W 3"], colour: Colour) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with its colours changed, on the CPU."""
+    """Change the colours of the image, on the CPU."""
     for operation in colour.order:
         image = _PAINT[operation](image, colour.factors[operation])
     if colour.grey:
@@ -56,7 +56,7 @@ def paint(image: UInt8[np.ndarray, "H W 3"], colour: Colour) -> UInt8[np.ndarray
 
 
 def kernel_size(sigma: float) -> int:
-    """Three standard deviations to each side."""
+    """Return a size with three standard deviations on each side."""
     return 2 * int(np.ceil(3 * sigma)) + 1
 
 
@@ -80,7 +80,7 @@ def _saturation(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def _hue(image: np.ndarray, turns: float) -> np.ndarray:
-    shift = np.uint8(int(turns * 255) % 256)  # Pillow's hue runs from 0 to 255 and wraps, as OpenCV's _FULL does
+    shift = np.uint8(int(turns * 255) % 256)  # Pillow's hue is 0 to 255 and wraps, as in OpenCV's _FULL
     if shift == 0:
         return image
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
@@ -100,7 +100,7 @@ _PAINT: dict[int, Callable[[np.ndarray, float], np.ndarray]] = {
 
 
 def paint_batch(images: Float[Tensor, "B 3 H W"], colours: Float[Tensor, "B 11"]) -> Float[Tensor, "B 3 H W"]:
-    """Images in [0, 1] with their colours changed, each by its own packed row, on the images' device."""
+    """Change the colours of images in [0, 1], each by its own packed row, on the images' device."""
     order, factors = colours[:, :4].long(), colours[:, 4:8]
     for turn in range(4):
         changed = torch.empty_like(images)
@@ -124,7 +124,7 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 
 def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """RGB -> hue moved -> RGB without a detour over tables: channel n is V - V S max(0, min(k, 4 - k, 1))."""
+    """Shift the hue of RGB images without conversion to HSV: channel n is V - V S max(0, min(k, 4 - k, 1))."""
     value, largest = images.max(1, keepdim=True)
     spread = value - images.amin(1, keepdim=True)
     r, g, b = images.unbind(1)
@@ -150,7 +150,7 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     radius = kernel_size(float(sigma.max())) // 2
     offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=images.dtype)
     own = sigma[blurred].unsqueeze(1)
-    # Each kernel ends where `paint`'s does: how an image is blurred may not depend on the others of its batch.
+    # Each kernel ends where that of `paint` does: the blur of an image must not depend on the others of its batch.
     kernels = torch.exp(-0.5 * (offsets / own) ** 2) * (offsets.abs() <= (3 * own).ceil())  # (M, k)
     kernels = (kernels / kernels.sum(1, keepdim=True)).repeat_interleave(3, 0)
     M, H, W = len(blurred), *images.shape[2:]
@@ -163,9 +163,9 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def raw_colour(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4 h w"]:
-    """Raw colour as an encoder at stride 4: the mean colour of each cell, put on a small cap of the sphere.
+    """Return raw colour as an encoder at stride 4: the mean colour of each cell, mapped to a small cap of the sphere.
 
-    On it the most similar vector is the one of the nearest colour, so that the cosine compares colours by distance.
+    There the most similar vector has the nearest colour, so that the cosine compares colours by distance.
     """
     cells = F.avg_pool2d(images, 4, ceil_mode=True, count_include_pad=False)
     flat = (cells - 0.5) * 0.1

@@ -1,6 +1,6 @@
-"""Where in a second picture is this point of the first? Three answers from two maps alone.
+"""Find the points of one picture in another, from their two maps alone, in three ways.
 
-The nearest cell; the same, where the way back leads home (mutual); and a place between cells (parabola, soft-argmax).
+These are the nearest cell, the nearest cell with a mutual check, and a place between cells (parabola, soft-argmax).
 Axes: D embedding, h w cells of the first map, v u of the second, N points, n of them at a time, K cells of a window.
 Points are (x, y) in pixels.
 """
@@ -17,13 +17,13 @@ from torch import Tensor
 from vader.images.geometry import cell_centres, read_at
 
 Refine = Literal["cell", "parabola"]
-CHUNK = 1024  # points at a time: of 25,000 cells their similarities take 100 MB
+CHUNK = 1024  # points at a time: their similarities to 25,000 cells need 100 MB
 
 
 @dataclass(frozen=True)
 class Found:
-    """`cells` are the second map's most similar (row-major), `points` their centres; `parabola` and `soft` are refined
-    between cells; `mutual` says whose way back ends in the cell it came from."""
+    """`cells` are the most similar cells of the second map (row-major), `points` their centres; `parabola` and `soft`
+    are refined between cells; `mutual` marks points for which the search back ends in the cell where it started."""
 
     cells: Int64[np.ndarray, "N"]
     points: Float[np.ndarray, "N 2"]
@@ -40,11 +40,11 @@ def find(
     temperature: float,
     window: int,
 ) -> Found:
-    """Find points of the first picture in the second one, by the product of embeddings.
+    """Find points of the first picture in the second by the product of embeddings.
 
-    The first map is read bilinearly at the points and normalised again, so that points may be the same for encoders of
-    every stride; the second map's cells, normalised by the encoder, are the answers to choose from. `temperature` and
-    `window` (cells to each side of the best) are the soft-argmax's.
+    The first map is read bilinearly at the points and normalised again, so that the points can be the same for encoders
+    of all strides. The answers are cells of the second map, normalised by the encoder. `temperature` and `window`
+    (cells on each side of the best) belong to the soft-argmax.
     """
     _, v, u = second_map.shape
     first, second = first_map.float(), second_map.float()
@@ -75,7 +75,7 @@ def find(
 
 
 def cells_at(points: Float[np.ndarray, "N 2"], h: int, w: int, stride: int) -> Int64[np.ndarray, "N"]:
-    """The cells (row-major) that points lie in; the outermost, for points beyond the map."""
+    """Return the cells (row-major) that contain the points; the outermost cells for points outside the map."""
     column, row = np.floor(points / stride).astype(np.int64).T
     return row.clip(0, h - 1) * w + column.clip(0, w - 1)
 
@@ -83,8 +83,8 @@ def cells_at(points: Float[np.ndarray, "N 2"], h: int, w: int, stride: int) -> I
 def soft_argmax(
     similar: Float[Tensor, "n v u"], best: Int64[Tensor, "n"], temperature: float, window: int
 ) -> Float[np.ndarray, "n 2"]:
-    """How far (x, y), in cells, from the best cell the mean of the cells around it lies, weighted by the softmax of
-    similarity / temperature over the window's cells that the map has."""
+    """Return the offset (x, y) in cells from the best cell to the mean of the cells around it, weighted by the softmax
+    of similarity / temperature over the window's cells inside the map."""
     _, v, u = similar.shape
     row, column = best // u, best % u
     step = torch.arange(-window, window + 1)
@@ -98,7 +98,7 @@ def soft_argmax(
 
 
 def parabola(similar: Float[Tensor, "n v u"], best: Int64[Tensor, "n"]) -> Float[np.ndarray, "n 2"]:
-    """How far (x, y), in cells, the parabola through a cell and its neighbours has its top; 0 at the map's edge."""
+    """Return the offset (x, y) in cells to the top of the parabola through a cell and its neighbours; 0 at edges."""
     _, v, u = similar.shape
     n, row, column = torch.arange(len(best)), best // u, best % u
     moves = []
@@ -107,7 +107,7 @@ def parabola(similar: Float[Tensor, "n v u"], best: Int64[Tensor, "n"]) -> Float
         here = similar[n, row, column]
         before = similar[n, (row - dy).clamp_min(0), (column - dx).clamp_min(0)]
         after = similar[n, (row + dy).clamp_max(v - 1), (column + dx).clamp_max(u - 1)]
-        bend = 2 * here - before - after  # not negative: here is the largest
+        bend = 2 * here - before - after  # not negative, because `here` is the largest
         move = torch.where(inner & (bend > 0), (after - before) / (2 * bend.clamp_min(1e-12)), 0.0)
         moves.append(move.clamp(-0.5, 0.5))
     return torch.stack(moves, 1).double().numpy()

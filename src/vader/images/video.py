@@ -1,4 +1,4 @@
-"""Clips, a folder of frames or a video file, read one frame at a time; and frames -> an MP4. PyAV is needed for files.
+"""Read clips frame by frame from a folder or a video file, and write MP4 files. Files need PyAV.
 
 Axes: H W pixels.
 """
@@ -22,32 +22,32 @@ from vader.errors import BadInput, MissingExtra, UnreadableImage
 from vader.images.decode import decode, image_size
 from vader.images.sources import ImageList, list_images
 
-FOLDER_RATE = 10.0  # frames/s that a folder's pictures are shown at: it names none
-SAMPLE = 1 << 20  # bytes at either end of a file that are looked at to know it again
+FOLDER_RATE = 10.0  # frames/s of a folder, which does not specify a rate
+SAMPLE = 1 << 20  # bytes at each end of a file that its fingerprint reads
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A frame that cannot be read, and why."""
+    """A frame that cannot be read, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class FolderClip:
-    """A folder's pictures in natural order: frame2 comes before frame10."""
+    """The pictures of a folder in natural order: frame2 before frame10."""
 
     images: ImageList
     rate: float = FOLDER_RATE
 
     @property
     def total(self) -> int:
-        """How many frames there are."""
+        """The number of frames."""
         return len(self.images)
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Height and width of all frames, by their headers. Raises BadInput if they differ or none can be read."""
+        """The height and width of all frames, from headers. Raises BadInput if they differ or none can be read."""
         first: tuple[str, int, int] | None = None
         reason = ""
         for number in range(self.total):
@@ -60,15 +60,15 @@ class FolderClip:
             if (height, width) != first[1:]:
                 raise BadInput(_sizes(str(self.images.path(number)), (height, width), first[1:], first[0]))
         if first is None:
-            raise BadInput(f"{self.images.root}: none of {self.total} frames can be read; the first: {reason}")
+            raise BadInput(f"{self.images.root}: expected readable frames, found none among {self.total}; {reason}")
         return first[1:]
 
     def name(self, number: int) -> str:
-        """What a frame's mask is called."""
+        """Return the name of a frame's mask."""
         return Path(self.images.names[number]).stem
 
     def find(self, stem: str) -> int | None:
-        """The frame of that name; else the one whose name ends in that number; without such, counted from 0."""
+        """Return the frame of that name; else the one whose name ends in that number; else by its index from 0."""
         if stem in self._names:
             return self._names[stem]
         return self._numbers.get(int(stem)) if re.fullmatch("[0-9]+", stem) else None
@@ -84,11 +84,11 @@ class FolderClip:
         return found if len(found) == self.total else {number: number for number in range(self.total)}
 
     def fingerprint(self) -> str:
-        """Tells apart folders by their pictures' names and sizes."""
+        """Return a hash of the pictures' names and sizes."""
         return self.images.fingerprint()
 
     def frames(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, UInt8[np.ndarray, "_ _ 3"] | Broken]]:
-        """The frames with their numbers, or only the wanted ones. Raises BadInput for one of another size."""
+        """Yield the frames with their indices, or only the wanted ones. Raises BadInput for a frame of another size."""
         for number in range(self.total):
             if wanted is not None and number not in wanted:
                 continue
@@ -105,13 +105,13 @@ class FolderClip:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """The first video stream of a file that FFmpeg reads, upright as its rotation says, counted from 0."""
+    """The first video stream of a file that FFmpeg reads, rotated upright; frames count from 0."""
 
     path: Path
 
     @cached_property
     def total(self) -> int:
-        """How many frames the file says it has, or packets that it holds. A few may turn out not to be frames."""
+        """The number of frames according to the file, or its number of packets. A few may not be frames."""
         with _opened(self.path) as (container, stream):
             if stream.frames:
                 return int(stream.frames)
@@ -119,30 +119,30 @@ class VideoFile:
 
     @cached_property
     def rate(self) -> float:
-        """Frames a second, on average."""
+        """The average number of frames per second."""
         with _opened(self.path) as (_, stream):
             return float(stream.average_rate or FOLDER_RATE)
 
     @cached_property
     def size(self) -> tuple[int, int]:
-        """Height and width of the first frame that can be read. Raises BadInput if none can."""
+        """The height and width of the first readable frame. Raises BadInput if there is none."""
         reason = "it has no frames"
         for _, frame in _frames(self.path, None):
             if not isinstance(frame, Broken):
                 return frame.shape[0], frame.shape[1]
             reason = frame.reason
-        raise BadInput(f"{self.path}: expected a video with frames that can be read, got none: {reason}")
+        raise BadInput(f"{self.path}: expected a video with readable frames, found none: {reason}")
 
     def name(self, number: int) -> str:
-        """What a frame's mask is called."""
+        """Return the name of a frame's mask."""
         return f"{number:05d}"
 
     def find(self, stem: str) -> int | None:
-        """The frame of that number."""
+        """Return the frame with that index."""
         return int(stem) if re.fullmatch("[0-9]+", stem) and int(stem) < self.total else None
 
     def fingerprint(self) -> str:
-        """SHA-256 of the file's size and its two ends."""
+        """Return the SHA-256 of the file's size and its two ends."""
         length = self.path.stat().st_size
         digest = hashlib.sha256(str(length).encode())
         with self.path.open("rb") as file:
@@ -152,7 +152,7 @@ class VideoFile:
         return digest.hexdigest()
 
     def frames(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, UInt8[np.ndarray, "_ _ 3"] | Broken]]:
-        """The frames with their numbers, or only the wanted ones; all are decoded, for that is exact.
+        """Yield the frames with their indices, or only the wanted ones; all are decoded, because seeking is not exact.
 
         Raises BadInput for a frame of another size.
         """
@@ -167,10 +167,10 @@ Clip = FolderClip | VideoFile
 
 
 def open_clip(source: Path) -> Clip:
-    """A folder of frames, or a video file; reads the list or the header, no frame.
+    """Open a folder of frames or a video file; reads the list or the header but no frames.
 
-    Raises BadInput for a path that is neither, a folder with folders of pictures, or two pictures of one name;
-    MissingExtra for a file when PyAV is not installed.
+    Raises BadInput for a path that is neither, a folder with subfolders of pictures, or two pictures of one name;
+    MissingExtra for a file without PyAV.
     """
     source = Path(source)
     if not source.exists():
@@ -181,29 +181,29 @@ def open_clip(source: Path) -> Clip:
     found = list_images(source)
     if inner := [name for name in found.names if "/" in name]:
         raise BadInput(
-            f"{source}: expected the frames of one clip, got pictures in folders below it, first {inner[0]}; "
+            f"{source}: expected the frames of one clip, found pictures in folders below it, such as {inner[0]}; "
             "give the folder of one clip"
         )
     names = sorted(found.names, key=lambda name: ([*_natural(name)], name))
     stems = [Path(name).stem for name in names]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []:
-        raise BadInput(f"{source}: expected one picture a frame, got several called {twice[0]}; keep one of them")
+        raise BadInput(f"{source}: expected one picture per frame, found several named {twice[0]}; keep one of them")
     return FolderClip(ImageList(found.root, tuple(names)))
 
 
 def can_read_videos() -> bool:
-    """Whether PyAV is there."""
+    """Return whether PyAV is installed."""
     try:
         return find_spec("av") is not None
-    except ValueError:  # somebody has put it out of use
+    except ValueError:  # sys.modules has None for a blocked module
         return False
 
 
 def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], rate: float) -> int:
-    """Frames of one size -> an H.264 file that browsers play, whole under its name or not there; how many there were.
+    """Write frames of one size to an H.264 file for browsers, atomically, and return their number.
 
-    Of odd sides the last row or column is repeated, for H.264 has colour for every second one. Raises MissingExtra
-    without PyAV.
+    For odd sides the last row or column is repeated, because H.264 stores colour for every second one. Raises
+    MissingExtra without PyAV.
     """
     av = _av()
     temporary, count = path.with_name(f".{path.name}.{os.getpid()}"), 0
@@ -218,7 +218,7 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], rate: fl
                 even = np.pad(pixels, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
                 count += 1
-            assert count, "a film of no frames"
+            assert count, "expected at least one frame"
             container.mux(stream.encode(None))
         temporary.replace(path)
     finally:
@@ -230,15 +230,15 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], rate: fl
 
 
 def _natural(name: str) -> Iterator[tuple[int, str]]:
-    """A key by which numbers within names count as numbers."""
+    """Return a sort key that compares numbers within names by value."""
     for part in re.findall("[0-9]+|[^0-9]+", name):
         yield (int(part), "") if part[0] in "0123456789" else (-1, part)
 
 
 def _sizes(what: str, got: tuple[int, int], expected: tuple[int, int], first: str) -> str:
     return (
-        f"{what}: expected {expected[1]} x {expected[0]} pixels as {first}, got {got[1]} x {got[0]}; "
-        "give all frames of a clip one size"
+        f"{what}: expected {expected[1]} x {expected[0]} pixels as {first}, found {got[1]} x {got[0]}; "
+        "give frames of one size"
     )
 
 
@@ -254,7 +254,7 @@ def _av() -> Any:
 
 
 class _opened:  # noqa: N801 (read as a function)
-    """The container and its first video stream, closed at the end. Raises BadInput for a file that is no video."""
+    """Opens a container and its first video stream, and closes it. Raises BadInput for a file that is not a video."""
 
     def __init__(self, path: Path) -> None:
         av = _av()
@@ -262,12 +262,12 @@ class _opened:  # noqa: N801 (read as a function)
             self.container = av.open(str(path))
         except (av.error.FFmpegError, OSError) as error:
             raise BadInput(
-                f"{path}: expected a video file, or a folder of frames, got one that FFmpeg cannot open: "
-                f"{getattr(error, 'strerror', None) or error}; was it cut off?"
+                f"{path}: expected a video file or a folder of frames, found a file that FFmpeg cannot open: "
+                f"{getattr(error, 'strerror', None) or error}; check that it is complete"
             ) from None
         if not self.container.streams.video:
             self.container.close()
-            raise BadInput(f"{path}: expected a video, got a file without a picture")
+            raise BadInput(f"{path}: expected a video, found a file without a video stream")
 
     def __enter__(self) -> tuple[Any, Any]:
         return self.container, self.container.streams.video[0]
@@ -277,7 +277,7 @@ class _opened:  # noqa: N801 (read as a function)
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's packets, and an empty one at the end; a container that breaks off ends there."""
+    """Yield the stream's packets and an empty one at the end; a truncated container ends early."""
     try:
         yield from container.demux(stream)
     except _av().error.FFmpegError:
@@ -294,13 +294,13 @@ def _frames(path: Path, wanted: Container[int] | None) -> Iterator[tuple[int, np
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """The stream's frames in the order that they are shown in; a `Broken` in the place of each that does not come.
+    """Yield the stream's frames in display order, with a `Broken` for each missing frame.
 
-    A decoder gives frames later than it takes packets, and in another order. So a packet that fails waits until the
-    first frame that is shown after it.
+    A decoder returns frames later than it takes packets, and in another order. So a failed packet waits until the first
+    frame that is displayed after it.
     """
     av, count = _av(), 0
-    failed: list[int] = []  # times of packets that failed, rising
+    failed: list[int] = []  # times of failed packets, ascending
     for packet in _packets(container, stream):
         count += packet.size > 0
         try:
@@ -323,6 +323,6 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _pixels(frame: Any) -> np.ndarray:
-    """RGB, upright: phones store how they were held."""
+    """Return RGB pixels, upright: phones store the orientation of the camera."""
     pixels = frame.to_ndarray(format="rgb24")
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))

@@ -1,7 +1,7 @@
-"""Geometry on pixels: an image seen through a homography (and a smooth flow); OpenCV on the CPU, torch on a batch.
+"""Warp images by a homography and a smooth flow, with OpenCV on the CPU or with torch on a batch.
 
-`matrix` always maps *view* pixels to *image* pixels (points, (x, y), centres at + 0.5; see `geometry.py`), so the
-view's pixel p shows the image at matrix(p).
+`matrix` always maps *view* pixels to *image* pixels (points, (x, y), centres at + 0.5; see `geometry.py`), so pixel p
+of the view shows the image at matrix(p).
 
 Axes: B images, H W pixels of the image, S the view's side.
 """
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from vader.images.geometry import Flow, cell_centres, scaling, transform
 
-# Between 1 and 2 source pixels a view pixel, bilinear reading still touches every source pixel. Above it, they are
-# averaged first, or fine texture would turn into noise that no feature can match.
+# With 1 to 2 source pixels per view pixel, bilinear interpolation still reads every source pixel. Above that, pixels
+# are averaged first; otherwise fine texture becomes noise that no feature can match.
 BILINEAR_LIMIT = 2.0
 
 
 def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow: Flow | None = None) -> np.ndarray:
-    """The size x size view of an (H, W, 3) uint8 or float32 image; outside the image it is mirrored."""
+    """Render the size x size view of an (H, W, 3) uint8 or float32 image; outside, the image is mirrored."""
     box = None if flow else _crop_box(matrix, image.shape[0], image.shape[1], size)
     if box is not None:
         return _crop(image, box, size)
     image, matrix = _shrink(image, matrix, size)
     half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     if flow is None:
-        index_matrix = np.linalg.inv(half) @ matrix @ half  # OpenCV counts from pixel centres
+        index_matrix = np.linalg.inv(half) @ matrix @ half  # OpenCV's origin is the centre of the first pixel
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         if not matrix[2, :2].any():
             affine = (index_matrix / index_matrix[2, 2])[:2]
@@ -42,10 +42,10 @@ def warp(image: np.ndarray, matrix: Float64[np.ndarray, "3 3"], size: int, flow:
 
 
 def _crop_box(matrix: np.ndarray, height: int, width: int, size: int) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 if the view is a crop at whole pixels with at least one source pixel a view pixel, else None.
+    """Return x0, y0, x1, y1 if the view is a crop at integer pixels that is not enlarged, else None.
 
-    x0 > x1 if it is mirrored. Enlarged crops are read by `warpAffine` instead: `resize` would stop at the crop's edge
-    where the image goes on.
+    x0 > x1 if it is mirrored. Enlarged crops use `warpAffine` instead, because `resize` would not interpolate with
+    pixels outside the crop.
     """
     (a, b, x), (c, d, y), (e, f, g) = matrix.tolist()
     if b or c or e or f or g != 1 or abs(a) < 1 or d < 1:
@@ -61,7 +61,7 @@ def _crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.nd
     x0, y0, x1, y1 = box
     part = image[y0:y1, min(x0, x1) : max(x0, x1)]
     if max(part.shape[:2]) > BILINEAR_LIMIT * size:
-        # INTER_AREA straight to the size would shift edges by up to 1/16 px, wherever its boxes cut pixels in two.
+        # INTER_AREA directly to the size would shift edges by up to 1/16 px where its boxes cut pixels.
         halved = [n >> _halvings(n / size) for n in part.shape[1::-1]]
         part = cv2.resize(part, halved, interpolation=cv2.INTER_AREA)
     view = cv2.resize(part, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -69,12 +69,12 @@ def _crop(image: np.ndarray, box: tuple[int, int, int, int], size: int) -> np.nd
 
 
 def _halvings(scale: float) -> int:
-    """How often `scale` source pixels a view pixel must be halved to be at most BILINEAR_LIMIT."""
+    """Return how often to halve `scale` source pixels per view pixel until they are at most BILINEAR_LIMIT."""
     return max(0, math.ceil(math.log2(scale / BILINEAR_LIMIT)))
 
 
 def _shrink(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Halve the image until the view's centre reads at most BILINEAR_LIMIT pixels a pixel, and adapt the matrix."""
+    """Halve the image until the view's centre reads at most BILINEAR_LIMIT pixels per pixel, and adapt the matrix."""
     around = transform(matrix, np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]) + size / 2)
     scale = max(np.linalg.norm(around[1] - around[0]), np.linalg.norm(around[2] - around[0]))
     halvings = _halvings(float(scale))
@@ -89,10 +89,10 @@ def _shrink(image: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarra
 def warp_batch(
     images: Float[Tensor, "B 3 H W"], matrices: Float[Tensor, "B 3 3"], size: int, supersample: int = 1
 ) -> Float[Tensor, "B 3 S S"]:
-    """The views of a batch of equally large images on their device; beyond the image its edge is repeated.
+    """Render the views of a batch of equally large images on their device; outside, the edge is repeated.
 
-    `supersample` reads that many points a pixel and axis and averages them: 2 stands for `warp`'s averaging when views
-    hold more than BILINEAR_LIMIT source pixels a pixel.
+    `supersample` averages that many points per pixel and axis: 2 replaces the averaging of `warp` for views with more
+    than BILINEAR_LIMIT source pixels per pixel.
     """
     H, W = images.shape[2:]
     n = size * supersample

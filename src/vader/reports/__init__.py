@@ -1,1 +1,1 @@
-"""What a person reads: metrics, tables, pictures, report pages, and where numbers come from."""
+"""Outputs for people: metrics, tables, figures, report pages, and the provenance of numbers."""

@@ -1,4 +1,4 @@
-"""Pictures: the only importer of matplotlib. Arrays in, PNG files out.
+"""Draw figures from arrays into PNG files. No other module imports matplotlib.
 
 Axes: H W pixels, N points. Images are uint8 or floats in [0, 1], (H, W, 3); points are (x, y) in pixels.
 """
@@ -26,7 +26,7 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _show(axis: Any, image: np.ndarray, title: str = "") -> None:
     height, width = image.shape[:2]
-    # The extent puts pixel centres at + 0.5, as everywhere in this package.
+    # The extent puts pixel centres at + 0.5, as in the whole package.
     axis.imshow(image, extent=(0, width, height, 0), interpolation="nearest")
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)
@@ -35,14 +35,14 @@ def _show(axis: Any, image: np.ndarray, title: str = "") -> None:
 
 
 def _printable(text: str) -> str:
-    """File names may hold bytes that are no text, which Matplotlib refuses."""
+    """Replace bytes of file names that are not text, because Matplotlib rejects them."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def panel(rows: Sequence[Sequence[tuple[np.ndarray, str]]], path: Path, title: str = "") -> Path:
-    """A grid of titled images."""
+    """Draw a grid of titled images."""
     columns = max(len(row) for row in rows)
-    # Rows of wide images are low, lest most of the page be empty.
+    # Rows of wide images are low, so that the page has little empty space.
     tallest = [max((image.shape[0] / image.shape[1] for image, _ in row), default=0) for row in rows]
     heights = [0.35 + min(2.1, 2.5 * ratio) for ratio in tallest]
     figure, axes = plt.subplots(
@@ -64,9 +64,10 @@ def matches(
     title: str = "",
     names: Sequence[str] = (),
 ) -> Path:
-    """Pairs of views side by side with a line from each query to its match; (view 1, view 2, queries, found, good).
+    """Draw pairs of views side by side with a line from each query to its match.
 
-    With `names` the pairs are in turn those of so many encoders, which get a column each.
+    A pair is (view 1, view 2, queries, found, good). With `names`, pairs belong to these encoders in turn, which get a
+    column each.
     """
     columns = len(names) or min(2, len(pairs))
     lines = -(-len(pairs) // columns)
@@ -93,7 +94,7 @@ Found = Sequence[tuple[np.ndarray, np.ndarray, int, tuple[float, float], str]]
 
 
 def similar(query: np.ndarray, at: tuple[float, float], found: Found, path: Path, title: str = "") -> Path:
-    """The query with its pixel marked; then each found image above its similarity map, best pixel marked.
+    """Draw the query with its pixel marked, then each found image above its similarity map, with the best pixel marked.
 
     Maps share one colour scale, so that a lower peak looks lower.
     """
@@ -103,9 +104,9 @@ def similar(query: np.ndarray, at: tuple[float, float], found: Found, path: Path
 def similar_beside(
     query: np.ndarray, at: tuple[float, float], answers: Sequence[tuple[str, Found]], path: Path, title: str = ""
 ) -> Path:
-    """As `similar`, for the answers (name, found) of several encoders below each other, each with its own scale.
+    """Draw `similar` for the answers (name, found) of several encoders below each other, each with its own scale.
 
-    One encoder's cosines say nothing about another's.
+    Cosines of different encoders cannot be compared.
     """
     columns = 1 + max(len(found) for _, found in answers)
     figure, axes = plt.subplots(2 * len(answers), columns, figsize=(2.6 * columns, 4.8 * len(answers)), squeeze=False)
@@ -119,7 +120,7 @@ def similar_beside(
             _show(upper[column], image, label)
             upper[column].plot(*best, "+", color=GOOD, markersize=10, markeredgewidth=2)
             height, width = image.shape[:2]
-            # The last cells reach beyond the picture where its sides are no multiples of the stride.
+            # The last cells extend beyond the picture if its sides are not multiples of the stride.
             reach = (0, heat.shape[1] * stride, heat.shape[0] * stride, 0)
             drawn = lower[column].imshow(heat, extent=reach, cmap="magma", vmin=low, vmax=1.0)
             lower[column].set(xlim=(0, width), ylim=(height, 0))
@@ -133,7 +134,7 @@ def similar_beside(
 
 
 def curves(lines: Sequence[Mapping[str, Any]], path: Path, title: str = "") -> Path:
-    """Loss beside chance, the exam beside its baselines, rank and spread, from the lines of `metrics.jsonl`."""
+    """Draw loss and chance, the match rate and its baselines, rank and spread from the lines of `metrics.jsonl`."""
     steps = [line for line in lines if "chance_loss" in line and not line.get("skipped")]
     exams = [line for line in lines if "match" in line]
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
@@ -177,12 +178,13 @@ def bars_by_group(
     axis: str = "",
     floors: Mapping[str, float] | None = None,
 ) -> Path:
-    """Bars side by side in each group, one colour a series: (means, standard deviations or None), NaN where unknown.
+    """Draw bars side by side in each group, one colour for each series: (means, standard deviations or None), NaN if
+    unknown.
 
-    `floors` are levels to compare with (chance, a ceiling), drawn as dashed lines across all groups.
+    `floors` are reference levels (chance, a ceiling), drawn as dashed lines across all groups.
     """
     assert groups, "nothing to draw"
-    assert all(len(means) == len(groups) for means, _ in series.values()), "one mean a group"
+    assert all(len(means) == len(groups) for means, _ in series.values()), "expected one mean for each group"
     figure, plot = plt.subplots(figsize=(max(5.5, 1.2 + 0.34 * len(groups) * (len(series) + 1)), 3.4))
     width = 0.8 / len(series)
     for index, (name, (means, deviations)) in enumerate(series.items()):
@@ -200,13 +202,13 @@ def bars_by_group(
     plot.tick_params(length=0)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    # Beneath the bars, where it can hide none of them.
+    # Below the bars, where it hides none of them.
     figure.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=min(6, len(series)), frameon=False, fontsize=8)
     return _save(figure, path)
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, title: str = "") -> Path:
-    """A confusion matrix (K, K) of counts as shares of its rows, which are the truth; empty rows stay empty."""
+    """Draw a confusion matrix (K, K) of counts as shares of its rows, which are the truth; empty rows stay empty."""
     total = matrix.sum(1, keepdims=True)
     shares = np.divide(100.0 * matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
     count = len(names)
@@ -219,7 +221,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, title: str =
     plot.set_xlabel("called")
     plot.set_ylabel("truth")
     plot.tick_params(length=0)
-    if count <= 25:  # more numbers than these nobody reads
+    if count <= 25:  # larger matrices are not readable with numbers
         for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
             share = shares[row, column]
             plot.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=6,
@@ -231,7 +233,7 @@ def confusion(matrix: np.ndarray, names: Sequence[str], path: Path, title: str =
 
 
 def heat(values: np.ndarray) -> np.ndarray:
-    """Numbers from 0 to 1, (H, W), in colours from dark to bright, (H, W, 3) uint8; 0, which is unknown, is grey."""
+    """Colour numbers from 0 to 1, (H, W), from dark to bright, (H, W, 3) uint8; 0, which is unknown, is grey."""
     coloured = (255 * mpl.colormaps["magma"](np.clip(values, 0, 1))[..., :3]).astype(np.uint8)
     coloured[values <= 0] = 128
     return coloured

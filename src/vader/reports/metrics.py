@@ -1,4 +1,4 @@
-"""Scores of masks, depths and matches, written from their definitions.
+"""Metrics of masks, depths and matches, implemented from their definitions.
 
 Axes: H W pixels, N points, K classes or thresholds, T frames. Labels and masks are numpy arrays; a label map holds a
 class (or `ignore`) in each pixel.
@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int64, Integer
 
 from vader.errors import BadInput
 
-VOID = 255  # the label of pixels that no score counts
-DELTA = 1.25  # the ratio of depths within which `delta1` counts a pixel
+VOID = 255  # the label of pixels that are not scored
+DELTA = 1.25  # maximum ratio of depths for which `delta1` counts a pixel
 TOLERANCE = 0.008  # of the boundary measure, as a share of the picture's diagonal
-RECALLED = 0.5  # a frame whose J or F is above it is recalled
-QUARTERS = 4  # bins of a clip, of which the decay compares the first and the last
+RECALLED = 0.5  # a frame is recalled if its J or F is above this
+QUARTERS = 4  # bins of a clip; the decay compares the first and the last
 
 # --- Labels -------------------------------------------------------------------------------------------------------
 
@@ -26,7 +26,7 @@ QUARTERS = 4  # bins of a clip, of which the decay compares the first and the la
 def confusion(
     pred: Integer[np.ndarray, "*shape"], truth: Integer[np.ndarray, "*shape"], classes: int, ignore: int = VOID
 ) -> Int64[np.ndarray, "K K"]:
-    """How many pixels of class i (row) were called j (column); matrices of several pictures add up.
+    """Count the pixels of class i (row) predicted as class j (column); matrices of several pictures add up.
 
     Pixels whose truth is `ignore` are left out. Raises BadInput for a truth that is neither a class nor `ignore`.
     """
@@ -34,18 +34,18 @@ def confusion(
     wanted, given = truth[kept].astype(np.int64), pred[kept].astype(np.int64)
     if wanted.size and not (wanted.min() >= 0 and wanted.max() < classes):
         raise BadInput(
-            f"labels: expected classes 0 to {classes - 1} or {ignore} for void, got values from {wanted.min()} to "
+            f"labels: expected classes 0 to {classes - 1} or {ignore} for void, found values from {wanted.min()} to "
             f"{wanted.max()}; check the number of classes"
         )
-    assert not given.size or (given.min() >= 0 and given.max() < classes), "a prediction is no class"
+    assert not given.size or (given.min() >= 0 and given.max() < classes), "a prediction is not a class"
     return np.bincount(wanted * classes + given, minlength=classes**2).reshape(classes, classes).astype(np.int64)
 
 
 def miou(confusion: Int64[np.ndarray, "K K"], present_only: bool = True) -> tuple[float, Float[np.ndarray, "K"]]:
-    """Mean intersection over union of the classes, and each class's: hits / (truths + predictions - hits).
+    """Compute the mean intersection over union and that of each class: hits / (truths + predictions - hits).
 
-    A class that is neither in the truth nor predicted has nan; the mean leaves it out, or with `present_only=False`
-    counts it 0. The mean of nothing is nan.
+    A class that is neither in the truth nor predicted has nan; the mean leaves it out, or counts it as 0 with
+    `present_only=False`. The mean over no classes is nan.
     """
     hits = np.diag(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - hits
@@ -57,13 +57,13 @@ def miou(confusion: Int64[np.ndarray, "K K"], present_only: bool = True) -> tupl
 def hungarian_miou(
     confusion: Int64[np.ndarray, "K K"],
 ) -> tuple[float, Float[np.ndarray, "K"], Int64[np.ndarray, "K"]]:
-    """Mean IoU, each class's and its predicted label, when labels are given to classes one to one and at their best.
+    """Compute mean IoU, each class's IoU and its predicted label, with the best one-to-one matching of labels.
 
-    The mean is over the classes that occur in the truth, and the largest that any matching has: a label that goes to a
-    class that does not occur costs the others its pixels, and nothing more. Such classes have nan. So it is at least
-    `miou` of the matrix as it is.
+    The mean is over the classes that occur in the truth, and the largest of all matchings. A label matched to a class
+    that does not occur only loses its pixels for the other classes. Such classes have nan. The mean is therefore at
+    least `miou` of the matrix itself.
     """
-    from scipy.optimize import linear_sum_assignment  # takes longer to import than all scores to compute
+    from scipy.optimize import linear_sum_assignment  # the import takes longer than computing all scores
 
     truths, calls = confusion.sum(1), confusion.sum(0)
     union = truths[:, None] + calls - confusion
@@ -74,7 +74,7 @@ def hungarian_miou(
 
 
 def pixel_accuracy(confusion: Int64[np.ndarray, "K K"]) -> float:
-    """The share of counted pixels whose class was found; nan if none was counted."""
+    """Return the share of counted pixels with the right class; nan if no pixel is counted."""
     total = confusion.sum()
     return float(np.trace(confusion) / total) if total else float("nan")
 
@@ -94,9 +94,9 @@ class DepthErrors:
 def depth_errors(
     pred: Float[np.ndarray, "*shape"], truth: Float[np.ndarray, "*shape"], valid: Bool[np.ndarray, "*shape"]
 ) -> DepthErrors:
-    """Errors over the valid pixels, whose truth is above 0; all nan if there are none.
+    """Compute errors over the valid pixels, whose truth is above 0; all nan if there are none.
 
-    The prediction is taken as it is: whoever predicts clamps. One that is not above 0 is not within any factor.
+    The prediction is not clamped here. A predicted depth of 0 or below is not within any factor.
     """
     p, t = pred[valid].astype(np.float64), truth[valid].astype(np.float64)
     if not t.size:
@@ -111,13 +111,13 @@ def depth_errors(
 
 
 def jaccard(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> float:
-    """J: intersection over union of two masks; 1 if both are empty."""
+    """Compute J: intersection over union of two masks; 1 if both are empty."""
     union = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / union if union else 1.0
 
 
 def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """The pixels that differ from their right, lower or lower-right neighbour; beyond the edge the mask goes on."""
+    """Return the pixels that differ from their right, lower or lower-right neighbour; the edge of the mask repeats."""
     edge = np.zeros_like(mask)
     edge[:, :-1] = mask[:, :-1] ^ mask[:, 1:]
     edge[:-1] |= mask[:-1] ^ mask[1:]
@@ -126,9 +126,9 @@ def boundary(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 def boundary_f(pred: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"], tolerance: float = TOLERANCE) -> float:
-    """F: harmonic mean of the shares of each boundary that lie within ceil(tolerance * diagonal) px of the other.
+    """Compute F: the harmonic mean of the shares of each boundary within ceil(tolerance * diagonal) px of the other.
 
-    1 if neither mask has a boundary, 0 if one of them has none.
+    1 if neither mask has a boundary, 0 if only one has.
     """
     radius = int(np.ceil(tolerance * np.hypot(*pred.shape)))
     window = _window(pred, truth)
@@ -144,24 +144,24 @@ def boundary_f(pred: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"], to
 
 
 def _window(a: Bool[np.ndarray, "H W"], b: Bool[np.ndarray, "H W"]) -> tuple[slice, slice]:
-    """The rectangle around both masks and one pixel more, where there is one: no boundary lies outside."""
+    """Return the rectangle around both masks with a margin of one pixel if possible; it contains all boundaries."""
     x, y, width, height = cv2.boundingRect((a | b).view(np.uint8))
     return slice(max(0, y - 1), y + height + 1), slice(max(0, x - 1), x + width + 1)
 
 
 def _packed(mask: Bool[np.ndarray, "h w"], pitch: int) -> int:
-    """The mask as one long integer, pixel (column j, row i) being bit i * pitch + j; the bits between rows are 0."""
+    """Pack the mask into one long integer: pixel (column j, row i) is bit i * pitch + j; bits between rows are 0."""
     rows = np.zeros((mask.shape[0], pitch), dtype=bool)
     rows[:, : mask.shape[1]] = mask
     return int.from_bytes(np.packbits(rows, bitorder="little").tobytes(), "little")
 
 
 def _dilated(mask: int, radius: int, pitch: int) -> int:
-    """A packed mask dilated by the disk of all offsets up to `radius`; `pitch` leaves as many bits between rows.
+    """Dilate a packed mask by the disk of all offsets up to `radius`; `pitch` leaves as many bits between rows.
 
-    What it says of the bits between the rows means nothing.
+    The bits between rows are undefined in the result.
     """
-    # A shift moves the pixels thirty at a time; of bytes, the same dilation took two to three times as long.
+    # A shift moves thirty pixels at a time; the same dilation with bytes takes two to three times as long.
     wider = [mask]  # by 0, 1, 2 ... pixels to the left and right
     for dx in range(1, radius + 1):
         wider.append(wider[-1] | mask << dx | mask >> dx)
@@ -174,8 +174,8 @@ def _dilated(mask: int, radius: int, pitch: int) -> int:
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """Of one object's J or F over the frames of a clip: the mean, the share of frames above 0.5, and how much the
-    last quarter of the clip is below the first."""
+    """Statistics of one object's J or F over the frames of a clip: the mean, the share of frames above 0.5, and the
+    decrease from the first to the last quarter of the clip."""
 
     mean: float
     recall: float
@@ -183,11 +183,11 @@ class MaskStatistics:
 
 
 def mask_statistics(values: Float[np.ndarray, "T"]) -> MaskStatistics:
-    """DAVIS 2017's three numbers of a score per frame; all nan for no frames.
+    """Compute the three DAVIS 2017 numbers of a score over frames; all nan without frames.
 
-    The quarters end at round(linspace(1, T, 5)), halves rounded up, and both of their ends belong to them, so that
-    neighbours share a frame. The public evaluation package keeps these ends in 8 bits, so above 256 frames its decay
-    is of other frames, or nan; ours is not.
+    The quarters end at round(linspace(1, T, 5)), halves rounded up, and include both ends, so neighbouring quarters
+    share a frame. The public evaluation package stores these ends in 8 bits, so above 256 frames its decay uses other
+    frames or is nan; this function does not have that limit.
     """
     if not len(values):
         return MaskStatistics(float("nan"), float("nan"), float("nan"))
@@ -200,9 +200,9 @@ def mask_statistics(values: Float[np.ndarray, "T"]) -> MaskStatistics:
 
 
 def pck(errors: Float[np.ndarray, "N"], thresholds: Sequence[float]) -> Float[np.ndarray, "K"]:
-    """The share of errors at or below each threshold (same unit); a nan is a miss, the share of nothing is nan.
+    """Return the share of errors at or below each threshold (same unit); a nan is a miss, the share of nothing is nan.
 
-    For thresholds that are shares of an object's size, divide the errors by that size.
+    For thresholds as shares of an object's size, divide the errors by that size.
     """
     if not len(errors):
         return np.full(len(thresholds), np.nan)

@@ -1,4 +1,4 @@
-"""Where numbers come from: the protocol, data, seeds, commit, machine, command, time and memory of an evaluation."""
+"""Record where numbers come from: protocol, data, seeds, commit, machine, command, time and memory."""
 
 import os
 import resource
@@ -25,10 +25,10 @@ def describe(
     seeds: Sequence[int] = (),
     started: float | None = None,
 ) -> dict[str, Any]:
-    """The facts of a report, in the order to read them.
+    """Return the facts of a report, in display order.
 
     `protocol` holds the constants of the exam, `data` a fingerprint for each set, `started` is the `time.monotonic()`
-    of the beginning. Nothing here names the machine or its user.
+    of the start. Nothing here identifies the machine or its user.
     """
     machine = describe_machine()
     commit, changed = find_commit(PACKAGE)
@@ -55,9 +55,10 @@ def describe(
 
 
 def find_commit(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit of the checkout that holds a package's folder, and whether files there differ from it or are new.
+    """Return the commit of the checkout that contains a package's folder, and whether its files differ from it.
 
-    (None, None) outside of a checkout, and for a package that is installed inside somebody else's: it is not tracked.
+    (None, None) outside a checkout, and for a package installed inside another project's checkout, which does not track
+    it.
     """
     git = ["git", "-C", str(folder)]
     if _output([*git, "ls-files", "--error-unmatch", "__init__.py"]) is None:
@@ -70,8 +71,8 @@ def find_commit(folder: Path) -> tuple[str | None, bool | None]:
 
 
 def _output(words: list[str]) -> str | None:
-    """What a command printed; None if it is not installed, failed, or hung."""
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # looking must not lock the index of who works there
+    """Return a command's output; None if it is not installed, failed, or hung."""
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}  # reading must not lock the index of the checkout
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, env=environment, check=False)
     except (OSError, subprocess.SubprocessError):
@@ -80,24 +81,24 @@ def _output(words: list[str]) -> str | None:
 
 
 def command(words: Sequence[str]) -> str:
-    """A command line that a shell would take, its program without the folder it lies in."""
+    """Return a command line for a shell, with the program's name without its folder."""
     return shlex.join([Path(words[0]).name, *words[1:]]) if words else ""
 
 
 def peak_memory() -> dict[str, int]:
-    """The most memory held until now, in MiB: by this process (not its workers), on the GPU."""
+    """Return the peak memory so far in MiB: of this process (not its workers), and on the GPU."""
     unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    # Linux's rusage remembers what whoever started this process held; VmHWM is of this program alone.
+    # Linux's rusage includes the memory of the parent before exec; VmHWM is of this program only.
     own = _line(Path("/proc/self/status"), "VmHWM")
     most = int(own.split()[0]) * 2**10 if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     facts = {"peak memory, MiB": most // 2**20}
-    if torch.cuda.is_initialized():  # asking must not start the driver
+    if torch.cuda.is_initialized():  # reading must not start the driver
         facts["peak memory on the GPU, MiB"] = torch.cuda.max_memory_allocated() // 2**20
     return facts
 
 
 def _line(path: Path, name: str) -> str | None:
-    """What stands after 'name:' in a file of /proc; None where there is none."""
+    """Return the text after 'name:' in a file of /proc; None if there is none."""
     try:
         lines = path.read_text().splitlines()
     except OSError:

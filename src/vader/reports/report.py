@@ -1,7 +1,7 @@
-"""Results -> JSON, Markdown tables, and one HTML page that needs no other file.
+"""Write reports as JSON, Markdown tables, and one self-contained HTML page.
 
-A `Report` holds numbers with their spreads, pictures, verdicts and the facts that a number is worthless without:
-protocol, data, seeds, commit, machine. Texts are plain: whatever they contain is shown as it is, never as markup.
+A `Report` holds numbers with their spreads, figures, verdicts, and the facts needed to interpret a number: protocol,
+data, seeds, commit, machine. Texts are plain: they are always escaped and never read as markup.
 """
 
 import base64
@@ -19,18 +19,18 @@ from vader.errors import BadInput
 from vader.reports.tables import DASH, Part, Table, cell_text, literal, to_markdown
 from vader.runtime.files import make_folder, write_atomic, write_json
 
-FORMAT = 1  # of report.json; a reader of another format refuses it
+FORMAT = 1  # of report.json; readers reject other formats
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
 
 
 class Figure(Part):
-    """A PNG, JPEG, GIF or WebP picture, given as bytes or a path. report.json keeps its sha256 alone."""
+    """A PNG, JPEG, GIF or WebP picture, given as bytes or a path. report.json stores only its sha256."""
 
     image: bytes | None = Field(default=None, exclude=True, repr=False)
     caption: str = ""
     alt: str = ""
-    wide: bool = False  # spans its group's whole width
-    chart: bool = False  # dark on white: the page inverts its lightness where the reader's screen is dark
+    wide: bool = False  # spans the full width of its group
+    chart: bool = False  # dark on white; in dark mode the page inverts its lightness
     media: str = ""
     sha256: str = ""
 
@@ -44,12 +44,12 @@ class Figure(Part):
             try:
                 image = Path(image).read_bytes()
             except OSError as error:
-                raise BadInput(f"{image}: expected a picture, cannot read it ({error.strerror})") from None
+                raise BadInput(f"{image}: expected a picture, found an unreadable file ({error.strerror})") from None
         return given | {"image": image, "media": media_type(image), "sha256": hashlib.sha256(image).hexdigest()}
 
 
 class Group(Part):
-    """Figures that are looked at together, each at least `width` CSS pixels wide where the window allows."""
+    """Figures that belong together, each at least `width` CSS pixels wide if the window is large enough."""
 
     title: str
     figures: tuple[Figure, ...]
@@ -58,7 +58,7 @@ class Group(Part):
 
 
 class Verdict(Part):
-    """A statement, whether it held (None: it was not tried), and the numbers that say so."""
+    """A statement, whether it holds (None: not tested), and the numbers that show it."""
 
     statement: str
     holds: bool | None
@@ -66,7 +66,7 @@ class Verdict(Part):
 
 
 class Report(Part):
-    """All of an evaluation. `facts` keep their order; `provenance.describe` gives those of a run."""
+    """The results of an evaluation. `facts` keep their order; `provenance.describe` makes those of a run."""
 
     title: str
     lead: tuple[str, ...] = ()
@@ -77,54 +77,56 @@ class Report(Part):
 
 
 def media_type(image: bytes) -> str:
-    """'image/png' and so on, by the first bytes. Raises BadInput for what browsers do not show as a picture."""
+    """Return 'image/png' or similar, from the first bytes. Raises BadInput for types that browsers do not show."""
     for signature, name in SIGNATURES.items():
         if image.startswith(signature):
             return f"image/{name}"
     if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
         return "image/webp"
-    raise BadInput(f"expected a PNG, JPEG, GIF or WebP picture, got {len(image)} bytes that begin with {image[:8]!r}")
+    raise BadInput(f"expected a PNG, JPEG, GIF or WebP picture, found {len(image)} bytes starting with {image[:8]!r}")
 
 
 # --- JSON ----------------------------------------------------------------------------------------------------------
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as JSON's values; pictures by their sha256."""
+    """Return the report as JSON values; pictures are replaced by their sha256."""
     return {"format": FORMAT, **report.model_dump(mode="json")}
 
 
 def from_json(data: Mapping[str, Any]) -> Report:
-    """The report of `to_json`, its pictures without their bytes. Raises BadInput for anything else."""
+    """Restore the report of `to_json`, without the bytes of its pictures. Raises BadInput for other values."""
     if not isinstance(data, Mapping) or data.get("format") != FORMAT:
-        raise BadInput(f"expected a report of format {FORMAT}; write it anew with this version of vader")
+        raise BadInput(
+            f"expected a report of format {FORMAT}, found another; write it again with this version of vader"
+        )
     try:
         return Report.model_validate({name: value for name, value in data.items() if name != "format"})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise BadInput(f"report: {place}: {first['msg']}; write the report anew") from None
+        raise BadInput(f"report: {place}: {first['msg']}; write the report again") from None
 
 
 def read(path: Path) -> Report:
-    """The report of a folder that `write` filled, or of its report.json. Raises BadInput if there is none."""
+    """Read a report from a folder that `write` filled, or from its report.json. Raises BadInput without a report."""
     path = path / "report.json" if path.is_dir() else path
     try:
         return from_json(json.loads(path.read_bytes()))
     except OSError as error:
-        raise BadInput(f"{path}: expected a report.json, cannot read it ({error.strerror})") from None
+        raise BadInput(f"{path}: expected a report.json, found no readable file ({error.strerror})") from None
     except ValueError:
-        raise BadInput(f"{path}: expected JSON, found something else; write the report anew") from None
+        raise BadInput(f"{path}: expected JSON, found something else; write the report again") from None
 
 
 # --- Markdown ------------------------------------------------------------------------------------------------------
 
 
 def to_text(report: Report) -> str:
-    """table.md: the title, every table, the verdicts."""
+    """Return the Markdown: the title, every table, the verdicts."""
     parts = [f"# {literal(report.title)}\n"]
     parts += [f"## {literal(table.title)}\n\n{to_markdown(table)}" for table in report.tables]
-    words = {True: "holds", False: "**does not hold**", None: "not tried"}
+    words = {True: "holds", False: "**does not hold**", None: "not tested"}
     verdicts = [
         f"* {literal(one.statement)}: {words[one.holds]}{'. ' if one.evidence else ''}{literal(one.evidence)}\n"
         for one in report.verdicts
@@ -136,7 +138,7 @@ def to_text(report: Report) -> str:
 
 
 def to_html(report: Report) -> str:
-    """One page with everything in it: no request leaves it (its content policy forbids them), no script runs."""
+    """Render one self-contained page: it sends no requests (its content policy forbids them) and runs no scripts."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(words=words, base64=lambda image: base64.b64encode(image).decode())
     template = environment.from_string((files("vader.reports") / "templates" / "report.html.j2").read_text("utf-8"))
@@ -145,17 +147,17 @@ def to_html(report: Report) -> str:
 
 
 def grid(table: Table) -> list[list[dict[str, Any]]]:
-    """What the page shows of each cell: its text, whether it is the best, its bar and the bar's ± in per cent."""
+    """Return what the page shows for each cell: its text, whether it is the best, its bar, the bar's ± in per cent."""
     rows: list[list[dict[str, Any]]] = [[] for _ in table.rows]
     for column in range(len(table.columns)):
         best = table.best(column)
         cells = [row.cells[column] for row in table.rows]
         known = [(cell.mean, cell.sd or 0.0) for cell in cells if cell.mean is not None]
         top = max((mean + sd for mean, sd in known), default=0.0)
-        # A bar starts at zero or it lies; numbers on both sides of zero get none.
+        # A bar that does not start at zero misleads; numbers on both sides of zero get no bars.
         scale = 100 / top if top > 0 and min(mean for mean, _ in known) >= 0 else None
         texts = [cell_text(table, column, cell).partition(" ") for cell in cells]
-        room = max((len(spread) for _, _, spread in texts), default=0)  # so that the points of numbers align
+        room = max((len(spread) for _, _, spread in texts), default=0)  # to align the decimal points
         for index, (cell, (number, _, spread)) in enumerate(zip(cells, texts, strict=True)):
             shown: dict[str, Any] = {
                 "number": number,
@@ -172,7 +174,7 @@ def grid(table: Table) -> list[list[dict[str, Any]]]:
 
 
 def words(value: Any) -> str:
-    """A fact's value for reading: 'a, b', 'python 3.11 · torch 2.11', 'yes', 0.25, a dash for None."""
+    """Format a fact's value: 'a, b', 'python 3.11 · torch 2.11', 'yes', 0.25, a dash for None."""
     if value is None or value == [] or value == {}:
         return DASH
     if isinstance(value, bool):
@@ -188,14 +190,14 @@ def words(value: Any) -> str:
 
 
 def write(report: Report, folder: Path, text: str = "table.md") -> Path:
-    """Write report.html, report.json and the tables' Markdown under the name of `text`; gives the page's path.
+    """Write report.html, report.json and the tables' Markdown in a file named `text`; return the page's path.
 
-    All is rendered before a file is touched.
+    Everything is rendered before a file is written.
     """
     page, markdown = to_html(report), to_text(report)
     make_folder(folder)
     write_atomic(folder / "report.html", page)
     write_atomic(folder / text, markdown)
-    # The last one says that the others are whole and of the same report.
+    # Written last: its presence shows that the others are complete and of the same report.
     write_json(folder / "report.json", to_json(report))
     return folder / "report.html"

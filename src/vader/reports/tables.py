@@ -1,6 +1,6 @@
 """Tables of measured numbers, each a mean with its spread, and their Markdown.
 
-Values are as JSON has them: NaN and infinity become None, which shows as a dash. Texts are plain, never markup.
+Values are JSON values: NaN and infinity become None, shown as a dash. Texts are plain, never markup.
 """
 
 import math
@@ -17,7 +17,7 @@ ARROWS = {"higher": "↑", "lower": "↓", None: ""}
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: numpy's scalars and arrays as Python's, paths as text, NaN and infinity as None."""
+    """Convert a value to JSON values: numpy's scalars and arrays, paths as text, NaN and infinity as None."""
     if isinstance(value, Mapping):
         return {str(name): plain(one) for name, one in value.items()}
     if isinstance(value, np.ndarray | np.generic):
@@ -26,13 +26,13 @@ def plain(value: Any) -> Any:
         return [plain(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, str | Path):  # bytes of file names that are no UTF-8 are lone surrogates here
+    if isinstance(value, str | Path):  # replace lone surrogates, which stand for bytes of names that are not UTF-8
         return str(value).encode("utf-8", "backslashreplace").decode()
     return value
 
 
 class Part(BaseModel):
-    """Frozen, strict about names; numbers and texts within are as JSON has them."""
+    """A frozen model that rejects unknown names; its numbers and texts are JSON values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,11 +48,11 @@ class Cell(Part):
     mean: float | None = None
     sd: float | None = Field(default=None, ge=0)
     seeds: int = Field(default=1, ge=0)
-    values: tuple[float | None, ...] = ()  # each run's, where they are known
+    values: tuple[float | None, ...] = ()  # of each run, if known
 
     @classmethod
     def of(cls, values: float | Sequence[float] | np.ndarray) -> "Cell":
-        """One run's value, or several runs'; a NaN among them makes the mean a dash: what failed is not left out."""
+        """Make a cell from the values of one or several runs. A NaN makes the mean a dash: failures are not hidden."""
         numbers = [float(value) for value in np.ravel(np.asarray(values, dtype=np.float64))]
         if not numbers or not all(map(math.isfinite, numbers)):
             return cls(seeds=len(numbers), values=tuple(numbers))
@@ -61,7 +61,7 @@ class Cell(Part):
 
 
 class Column(Part):
-    """A measure: its unit, which direction is better (None: neither), and the digits to show after the point."""
+    """A measure: its unit, which direction is better (None: neither), and the number of decimals."""
 
     name: str
     unit: str = ""
@@ -70,16 +70,16 @@ class Column(Part):
 
     @property
     def legend(self) -> str:
-        """The unit and the arrow that points to what is better: 'm ↓'."""
+        """Return the unit and the arrow of the better direction: 'm ↓'."""
         return f"{self.unit} {ARROWS[self.better]}".strip()
 
     def show(self, number: float) -> str:
-        """The number with the column's digits; never '-0.0'."""
+        """Return the number with the column's decimals; never '-0.0'."""
         return f"{round(number, self.digits) + 0.0:.{self.digits}f}"
 
 
 class Row(Part):
-    """What was measured, in the order of the columns. A reference (chance, a bound) never competes to be the best."""
+    """Measured values in the order of the columns. A reference (chance, a bound) is never marked as the best."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -89,7 +89,7 @@ class Row(Part):
 
 
 class Table(Part):
-    """Rows of cells; `subject` heads the column of the rows' names."""
+    """Rows of cells; `subject` is the header of the row names."""
 
     title: str
     columns: tuple[Column, ...] = Field(min_length=1)
@@ -101,11 +101,11 @@ class Table(Part):
     def _rectangular(self) -> "Table":
         for row in self.rows:
             if len(row.cells) != len(self.columns):
-                raise ValueError(f"row {row.name!r}: expected {len(self.columns)} cells, got {len(row.cells)}")
+                raise ValueError(f"row {row.name!r}: expected {len(self.columns)} cells, found {len(row.cells)}")
         return self
 
     def best(self, column: int) -> frozenset[int]:
-        """The rows with a column's best number, equal as shown; none if nothing competes or no direction is better."""
+        """Return the rows with the best number of a column, as shown; none if rows or direction do not allow it."""
         rule = self.columns[column]
         shown = {
             index: float(rule.show(mean))
@@ -119,12 +119,12 @@ class Table(Part):
 
     @property
     def counts(self) -> frozenset[int]:
-        """Over how many seeds the table's deviations are."""
+        """Return the numbers of seeds of the table's deviations."""
         return frozenset(cell.seeds for row in self.rows for cell in row.cells if cell.sd is not None)
 
     @property
     def footnote(self) -> str:
-        """The table's note, and what its ± means."""
+        """Return the table's note and an explanation of ±."""
         counts = self.counts
         over = "the number of seeds in brackets" if len(counts) > 1 else f"{max(counts, default=0)} seeds"
         spread = f"Mean ± sample standard deviation over {over}; a number without ± is of one run." if counts else ""
@@ -135,7 +135,7 @@ class Table(Part):
 
 
 def to_markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, the best of each column in bold, its footnote beneath."""
+    """Format a table in GitHub's Markdown, with the best of each column in bold and the footnote below."""
     best = [table.best(column) for column in range(len(table.columns))]
     lines = [
         [literal(table.subject), *(literal(f"{column.name}, {column.legend}".rstrip(", ")) for column in table.columns)]
@@ -150,7 +150,7 @@ def to_markdown(table: Table) -> str:
 
 
 def cell_text(table: Table, column: int, cell: Cell) -> str:
-    """'53.1 ± 0.4', '53.1', or a dash; the number of seeds in brackets where the table's cells differ in it."""
+    """Return '53.1 ± 0.4', '53.1' or a dash; with the number of seeds in brackets if it differs within the table."""
     if cell.mean is None:
         return DASH
     rule = table.columns[column]
@@ -159,5 +159,5 @@ def cell_text(table: Table, column: int, cell: Cell) -> str:
 
 
 def literal(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Escape text so that Markdown shows it unchanged, on one line."""
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~&" else letter for letter in " ".join(text.split()))

@@ -1,1 +1,1 @@
-"""Rendered scenes whose every label is known: images, clips, and the folder layouts of real data sets."""
+"""Rendered scenes with exact ground truth: images, clips, and the folder layouts of real data sets."""

@@ -1,6 +1,6 @@
-"""A pinhole camera: pixels <-> rays, points <-> pixels.
+"""A pinhole camera that converts pixels to rays and points to pixels.
 
-Axes: N points, H W pixels. World and camera coordinates are in metres; the camera looks along its z axis, x points
+Axes: N points, H W pixels. World and camera coordinates are in metres. The camera looks along its z axis; x points
 right and y down. Pixels are (x, y), centres at + 0.5 (`geometry.py`).
 """
 
@@ -14,7 +14,7 @@ from vader.images.geometry import cell_centres
 
 @dataclass(frozen=True)
 class Camera:
-    """`pose` (4, 4) takes camera to world coordinates; `focal` is in pixels, the principal point in the middle."""
+    """`pose` (4, 4) maps camera to world coordinates; `focal` is in pixels; the principal point is in the middle."""
 
     pose: Float[np.ndarray, "4 4"]
     focal: float
@@ -23,7 +23,7 @@ class Camera:
 
     @property
     def centre(self) -> Float[np.ndarray, "3"]:
-        """Where the camera stands, in the world."""
+        """The position of the camera in the world."""
         return self.pose[:3, 3]
 
     @property
@@ -32,16 +32,16 @@ class Camera:
         return np.array([[self.focal, 0, self.width / 2], [0, self.focal, self.height / 2], [0, 0, 1.0]])
 
     def pixels(self) -> Float[np.ndarray, "N 2"]:
-        """The centres of all pixels, row by row."""
+        """Return the centres of all pixels, row by row."""
         return cell_centres(self.height, self.width, 1)
 
     def directions(self, pixels: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 3"]:
-        """World directions of the rays through pixels, scaled so that a ray's parameter is the depth along z."""
+        """Return world directions of the rays through pixels, scaled so that a ray's parameter is the depth along z."""
         flat = (pixels - (self.width / 2, self.height / 2)) / self.focal
         return flat @ self.pose[:3, :2].T + self.pose[:3, 2]
 
     def project(self, points: Float[np.ndarray, "N 3"]) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, "N"]]:
-        """World points -> pixels and depth along z, metres. Pixels mean nothing where the depth is not above 0."""
+        """Project world points to pixels and depth along z in metres. Pixels are valid if the depth is above 0."""
         local = (points - self.centre) @ self.pose[:3, :3]
         depth = local[:, 2]
         safe = np.where(np.abs(depth) < 1e-9, 1e-9, depth)
@@ -52,7 +52,7 @@ def look_at(
     eye: Float[np.ndarray, "3"], target: Float[np.ndarray, "3"], focal: float, width: int, height: int,
     up: tuple[float, float, float] = (0.0, 0.0, 1.0),
 ) -> Camera:  # fmt: skip
-    """A camera at `eye` that looks at `target`; the world's z axis points up, and is not the viewing direction."""
+    """Make a camera at `eye` that looks at `target`, with the world's z axis up; it must not look along z."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, up)
     right /= np.linalg.norm(right)

@@ -1,6 +1,6 @@
-"""Rays against all parts of a world: whole pictures, single pixels, and the way to the light.
+"""Intersect rays with all parts of a world, for whole pictures, single pixels, and shadows.
 
-Axes: P parts, N rays, H W pixels. Rays are scaled as `Camera.directions` scales them: their parameter is the depth.
+Axes: P parts, N rays, H W pixels. Rays are scaled as in `Camera.directions`: their parameter is the depth.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from vader.scenes.shapes import Shape, intersect
 
 CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 EDGES = np.array([(i, j) for i in range(8) for j in range(i) if (CORNERS[i] != CORNERS[j]).sum() == 1])
-IN_FRONT = 0.01  # metres: what is nearer than this to the camera's plane is not seen
+IN_FRONT = 0.01  # metres; anything closer to the camera's plane is not visible
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All parts at one time: poses to the world, maps from the world to each part's unit coordinates, and the parts'
-    corners, which bound them. `owner` is the object that a part belongs to, `casts` whether it throws a shadow."""
+    """All parts at one time: poses to the world, maps from the world to each part's unit coordinates, and the corners
+    of the parts' bounds. `owner` is the object of each part, `casts` whether the part casts a shadow."""
 
     shapes: tuple[Shape, ...]
     tapers: Float[np.ndarray, "P 2"]
@@ -31,7 +31,7 @@ class Snapshot:
     casts: Bool[np.ndarray, "P"]
 
     def taper(self, part: int) -> tuple[float, float]:
-        """As `shapes.intersect` wants it."""
+        """Return the taper for `shapes.intersect`."""
         return float(self.tapers[part, 0]), float(self.tapers[part, 1])
 
 
@@ -39,7 +39,7 @@ def snapshot(
     shapes: tuple[Shape, ...], sizes: Float[np.ndarray, "P 3"], tapers: Float[np.ndarray, "P 2"],
     poses: Float[np.ndarray, "P 4 4"], owner: Integer[np.ndarray, "P"], casts: Bool[np.ndarray, "P"],
 ) -> Snapshot:  # fmt: skip
-    """Parts of half `sizes` at `poses`."""
+    """Make a snapshot of parts with half `sizes` at `poses`."""
     turns = poses[:, :3, :3].transpose(0, 2, 1) / sizes[:, :, None]
     units = np.concatenate([turns, -turns @ poses[:, :3, 3:]], 2)
     reach = sizes.copy()
@@ -50,14 +50,14 @@ def snapshot(
 
 
 def rectangles(scene: Snapshot, camera: Camera) -> Float[np.ndarray, "P 4"]:
-    """Bounds (x0, y0, x1, y1) of each part in the picture, in pixels; empty (x0 > x1) behind the camera."""
+    """Return bounds (x0, y0, x1, y1) of each part in the picture, in pixels; empty (x0 > x1) behind the camera."""
     pixels, depth = camera.project(scene.corners.reshape(-1, 3))
     pixels, depth = pixels.reshape(-1, 8, 2), depth.reshape(-1, 8)
     front = depth > IN_FRONT
     bounds = np.concatenate([pixels.min(1), pixels.max(1)], 1)
     for part in np.flatnonzero(
         front.any(1) & ~front.all(1)
-    ):  # cut off what is behind: its outline is where edges cross
+    ):  # clip at the camera's plane: the outline passes through the points where edges cross it
         a, b = EDGES[front[part, EDGES[:, 0]] != front[part, EDGES[:, 1]]].T
         share = (IN_FRONT - depth[part, a]) / (depth[part, b] - depth[part, a])
         start, end = scene.corners[part, a], scene.corners[part, b]
@@ -69,14 +69,14 @@ def rectangles(scene: Snapshot, camera: Camera) -> Float[np.ndarray, "P 4"]:
 
 
 def cast_picture(scene: Snapshot, camera: Camera) -> tuple[Float[np.ndarray, "H W"], Integer[np.ndarray, "H W"]]:
-    """Depth and part under the centre of each pixel; inf and -1 where there is nothing."""
+    """Return depth and part at the centre of each pixel; inf and -1 where nothing is hit."""
     depth = np.full((camera.height, camera.width), np.inf)
     parts = np.full((camera.height, camera.width), -1, np.int32)
     u = (np.arange(camera.width) + 0.5 - camera.width / 2) / camera.focal
     v = ((np.arange(camera.height) + 0.5 - camera.height / 2) / camera.focal)[:, None]
     turns = scene.units[:, :, :3] @ camera.pose[:3, :3]  # rays are affine in the pixel, in each part's frame too
     origins = scene.units[:, :, :3] @ camera.centre + scene.units[:, :, 3]
-    # A pixel is a part's if its centre is within the bounds.
+    # A pixel can show a part only if its centre is within the part's bounds.
     limits = (camera.width, camera.height, camera.width, camera.height)
     bounds = np.clip(np.ceil(rectangles(scene, camera) - 0.5), 0, limits).astype(int)
     for part, (x0, y0, x1, y1) in enumerate(bounds.tolist()):
@@ -95,7 +95,7 @@ def cast_picture(scene: Snapshot, camera: Camera) -> tuple[Float[np.ndarray, "H 
 def cast_pixels(
     scene: Snapshot, camera: Camera, pixels: Float[np.ndarray, "N 2"]
 ) -> tuple[Float[np.ndarray, "N"], Integer[np.ndarray, "N"]]:
-    """Depth and part under any points of the picture's plane; inf and -1 where there is nothing."""
+    """Return depth and part at any points of the picture's plane; inf and -1 where nothing is hit."""
     depth, parts = np.full(len(pixels), np.inf), np.full(len(pixels), -1, np.int32)
     directions = camera.directions(pixels)
     order = np.argsort(pixels[:, 1], kind="stable")
@@ -115,7 +115,7 @@ def cast_pixels(
 def meet(
     scene: Snapshot, part: int, origin: Float[np.ndarray, "*N 3"], direction: Float[np.ndarray, "*M 3"]
 ) -> Float[np.ndarray, "*K"]:
-    """The smallest t > 0 at which rays of the world meet a part; one of origin and direction may be single."""
+    """Return the smallest t > 0 at which world rays hit a part; origin or direction may be a single vector."""
     unit = scene.units[part].astype(origin.dtype, copy=False)
     turn, shift = unit[:, :3].T, unit[:, 3]
     start, along = origin @ turn + shift, direction @ turn
@@ -129,10 +129,11 @@ def meet(
 def shadowed(
     scene: Snapshot, points: Float[np.ndarray, "N 3"], light: Float[np.ndarray, "3"], distant: bool
 ) -> Bool[np.ndarray, "N"]:
-    """Whether a shadow-throwing part lies between each point and the light: a direction if `distant`, else a position.
+    """Return whether a part that casts shadows is between each point and the light: a direction if `distant`, else a
+    position.
 
-    A part can only shade points that the light sees within the part's bounds, so points and parts are first compared
-    in the light's own picture plane, object by object.
+    A part can only shade points that are within its bounds as seen from the light. So points and parts are first
+    compared in the light's own picture plane, object by object.
     """
     dark, light = np.zeros(len(points), bool), light.astype(points.dtype)
     u, v = _seen_from(light, distant, points)
@@ -160,7 +161,7 @@ def shadowed(
 
 
 def _objects(scene: Snapshot) -> Iterator[np.ndarray]:
-    """The numbers of the shadow-throwing parts of each object."""
+    """Yield the indices of the parts of each object that cast shadows."""
     numbers = np.flatnonzero(scene.casts)
     owners = scene.owner[numbers]
     for owner in np.unique(owners):
@@ -170,7 +171,7 @@ def _objects(scene: Snapshot) -> Iterator[np.ndarray]:
 def _seen_from(
     light: Float[np.ndarray, "3"], distant: bool, points: Float[np.ndarray, "N 3"]
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "N"]]:
-    """Where the rays from the light through points meet a level plane; NaN for what is not below the light."""
+    """Return where the rays from the light through points hit a level plane; NaN for points not below the light."""
     if distant:
         shift = points[:, 2] / light[2]
         return points[:, 0] - shift * light[0], points[:, 1] - shift * light[1]

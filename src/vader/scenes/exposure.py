@@ -1,8 +1,8 @@
-"""What a camera's automatics do to a rendered picture: exposure, white balance and noise.
+"""Simulate a camera's automatic exposure, white balance and noise.
 
-Rendered light is the same from everywhere; two shots of a real camera are not. Without this a surface has exactly one
-colour in all views, and the exams of matching and propagation would reward encoders that only compare colours
-(`docs/decisions/0004-scenes.md` has the figures). Axes: H W pixels.
+Rendered light is the same in all pictures; that of two shots by a real camera is not. Without this, a surface has
+exactly one colour in all views, and the exams of matching and propagation would reward encoders that only compare
+colours (`docs/decisions/0004-scenes.md` has the figures). Axes: H W pixels.
 """
 
 from dataclasses import replace
@@ -12,20 +12,20 @@ from jaxtyping import Float, UInt8
 
 from vader.scenes.frame import Frame
 
-GAMMA = 2.2  # of the pictures' values over light
-BALANCE = 0.4  # how much a channel's gain varies beside the exposure
-NOISE = 8.0  # standard deviation in the pictures' values (0 to 255) for an exposure that varies by a whole stop
-PERIOD = (1.0, 3.0)  # seconds in which a filming camera's exposure swings there and back
+GAMMA = 2.2  # exponent from the pictures' values to light
+BALANCE = 0.4  # variation of a channel's gain, relative to the exposure
+NOISE = 8.0  # standard deviation in the pictures' values (0 to 255) if the exposure varies by one stop
+PERIOD = (1.0, 3.0)  # seconds of a full cycle of a clip's exposure
 
 
 def shoot(frame: Frame, stops: float, key: tuple[int, ...]) -> Frame:
-    """The frame as a shot by itself: its exposure lies up to `stops` above or below the right one. `key` seeds it."""
+    """Expose the frame as a single shot, up to `stops` above or below the correct exposure. `key` is the seed."""
     rng = np.random.default_rng(key)
     return _expose(frame, stops, rng.uniform(-1, 1, 4), rng)
 
 
 def film(frame: Frame, stops: float, key: tuple[int, ...]) -> Frame:
-    """The frame as one of a clip, whose exposure swings up to `stops` to both sides; `key` is the clip's."""
+    """Expose the frame as part of a clip, whose exposure varies by up to `stops` either way; `key` seeds the clip."""
     rng = np.random.default_rng(key)
     phase, period = rng.uniform(0, 2 * np.pi, 4), rng.uniform(*PERIOD, 4)
     swing = np.sin(phase + 2 * np.pi * frame.time / period)
@@ -33,7 +33,7 @@ def film(frame: Frame, stops: float, key: tuple[int, ...]) -> Frame:
 
 
 def _expose(frame: Frame, stops: float, swing: Float[np.ndarray, "4"], rng: np.random.Generator) -> Frame:
-    """`swing` (-1 to 1) is that of the exposure and of each channel."""
+    """Apply `swing` (-1 to 1) to the exposure and to each channel."""
     if stops == 0:
         return frame
     gains = 2.0 ** (stops * (swing[0] + BALANCE * swing[1:]))
@@ -43,7 +43,7 @@ def _expose(frame: Frame, stops: float, swing: Float[np.ndarray, "4"], rng: np.r
 def _develop(
     image: UInt8[np.ndarray, "H W 3"], gains: Float[np.ndarray, "3"], noise: float, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Values with their light multiplied, and noise: 255 (value / 255)^2.2 is light, too much of it is white."""
+    """Multiply the light of the values and add noise; light is 255 (value / 255)^2.2, clipped at white."""
     values = image * (gains ** (1 / GAMMA)).astype(np.float32)
     values = np.minimum(values, 255) + rng.normal(0, noise, image.shape).astype(np.float32)
     return np.rint(values).clip(0, 255).astype(np.uint8)

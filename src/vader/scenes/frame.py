@@ -1,4 +1,4 @@
-"""What is known of one rendered picture.
+"""The ground truth of one rendered picture.
 
 Axes: H W pixels, K keypoints. World and camera coordinates in metres (`camera.py`).
 """
@@ -17,13 +17,13 @@ CLASSES = STUFF + KINDS  # a pixel's class is an index into these
 
 @dataclass(frozen=True)
 class Instance:
-    """One object of a scene as a picture shows it.
+    """One object of a scene in a picture.
 
     `number` is its value in the picture's map of instances, the same in all frames of a clip. `keypoints` are pixels
-    (x, y) and may lie outside the picture; `visible` says which are in it and not occluded, `in_front` which lie
-    before the camera at all (the pixels of others mean nothing). A keypoint may lie inside of its object, as a paw's
-    middle or a lamp pole's does: it counts as visible unless what the camera meets, its own object too, is nearer by
-    more than 8 % of the object's (half length, half width, height) vector or, if that is less, 20 cm.
+    (x, y) and may be outside the picture; `visible` marks those inside it and not occluded, `in_front` those in front
+    of the camera (the pixels of others are meaningless). A keypoint may be inside its object, such as the centre of a
+    paw or of a lamp pole: it is visible unless the surface that the camera sees, even of its own object, is closer by
+    more than 8 % of the length of the object's (half length, half width, height) vector, or 20 cm if that is less.
     """
 
     number: int
@@ -35,9 +35,9 @@ class Instance:
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture and its truth. Depth is along the camera's z axis, in metres, inf in the sky; normals are unit vectors
-    in camera coordinates that face the camera (0 in the sky). `parts` numbers the surface hit, -1 for the sky; it
-    lets `truth.flow` follow each point. `time` is in seconds of the clip.
+    """A picture and its ground truth. Depth is along the camera's z axis, in metres, inf in the sky; normals are unit
+    vectors in camera coordinates that face the camera (0 in the sky). `parts` has the index of the visible part, -1 for
+    the sky; `truth.flow` uses it to follow each point. `time` is in seconds of the clip.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
@@ -48,4 +48,4 @@ class Frame:
     parts: Integer[np.ndarray, "H W"]
     camera: Camera
     time: float
-    objects: tuple[Instance, ...]  # all of the scene's, in the picture or not
+    objects: tuple[Instance, ...]  # all objects of the scene, in the picture or not

@@ -1,4 +1,4 @@
-"""Mugs, tables, chairs and lamps, each drawn with its own proportions, colours and textures (frames: `model.py`)."""
+"""Mugs, tables, chairs and lamps with random proportions, colours and textures (frames: `model.py`)."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +12,7 @@ from vader.scenes.textures import Surface
 
 
 def mug(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A cup with a handle at the front, sometimes full."""
+    """Build a cup with a handle at the front, sometimes full."""
     model = Model()
     glaze, inner = paints.draw("ceramic"), paints.draw("ceramic")
     inner = replace(inner, pattern="plain")
@@ -40,7 +40,7 @@ def mug(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def table(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A square table on four legs, or a round one on three legs or a pedestal."""
+    """Build a square table on four legs, or a round one on three legs or a pedestal."""
     model = Model()
     scale = 1.25 if outdoors else 1.0
     top = paints.draw(("wood", "wood", "fabric", "paint")[rng.integers(4)])
@@ -80,7 +80,7 @@ def table(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def chair(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A seat on four legs with a back of boards, slats or cloth; sometimes with arms."""
+    """Build a seat on four legs with a back of boards, slats or cloth; sometimes with arms."""
     model = Model()
     scale = 1.25 if outdoors else 1.0
     wood = paints.draw(("wood", "wood", "paint", "metal")[rng.integers(4)])
@@ -122,7 +122,7 @@ def chair(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def lamp(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A desk lamp or a floor lamp in rooms, a street lamp outside."""
+    """Build a desk lamp or a floor lamp in rooms, a street lamp outdoors."""
     model = Model()
     metal = paints.draw(("metal", "paint", "metal")[rng.integers(3)])
     light = paints.plain(rng.uniform(0.1, 0.15), rng.uniform(0.1, 0.35), 1, glow=1.2)

@@ -1,6 +1,6 @@
-"""The eight kinds of objects: who builds them, where they stand, and the names of their keypoints.
+"""The eight kinds of objects: their builders, the settings they occur in, and the names of their keypoints.
 
-What stands in a room differs from what stands outside (desk lamps and street lamps, cats and cows).
+Objects of a kind differ between rooms and outdoors (desk lamps and street lamps, cats and cows).
 """
 
 from collections.abc import Callable

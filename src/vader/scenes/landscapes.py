@@ -1,4 +1,4 @@
-"""Landscapes: a plain with hills around it, perhaps a road; houses and trees farther off, cars and animals nearer."""
+"""Landscapes: a plain with hills and sometimes a road; houses and trees in the distance, cars and animals closer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,19 +13,19 @@ from vader.scenes.rooms import clutter
 from vader.scenes.shapes import rotated
 from vader.scenes.things import Light, Path, SceneConfig, Sky, Thing, World
 
-ORDER = ("car", "house", "tree", "animal", "lamp", "table", "chair")  # who is placed first
-# How far behind the middle each stands, metres: least, most.
+ORDER = ("car", "house", "tree", "animal", "lamp", "table", "chair")  # order of placement
+# Distance of each kind behind the middle in metres: minimum, maximum.
 DEPTHS = {
     "car": (-2.0, 4.0), "house": (5.0, 11.0), "tree": (0.5, 10.0), "animal": (-4.0, 2.0), "lamp": (-2.5, 4.0),
     "table": (-4.2, -0.5), "chair": (-4.5, -1.0), "clutter": (-4.0, 8.0),
 }  # fmt: skip
-ROAD = 2.9  # half its width
+ROAD = 2.9  # metres, half its width
 LITTER: tuple[Family, ...] = ("stone", "stone", "wood", "toy", "paint")
-GROUNDS = ((0.16, 0.32), (0.16, 0.32), (0.16, 0.32), (0.09, 0.12), (0.55, 0.6))  # hues: grass, thrice; sand; snow
+GROUNDS = ((0.16, 0.32), (0.16, 0.32), (0.16, 0.32), (0.09, 0.12), (0.55, 0.6))  # hues: grass, three times; sand; snow
 
 
 class Landscape:
-    """One landscape being filled. The camera stands at azimuth `side` of the middle, at `distance`."""
+    """A landscape under construction. The camera is at azimuth `side` of the middle, at `distance`."""
 
     def __init__(self, rng: np.random.Generator, config: SceneConfig) -> None:
         self.rng, self.config, self.paints = rng, config, Paints(rng, config.texture)
@@ -38,7 +38,7 @@ class Landscape:
         self.lanes = 0  # cars on the road
 
     def spot(self, kind: str) -> Spot:
-        """In view, as far off as suits the kind; houses and furniture look to the camera, more or less."""
+        """Draw a visible spot at a distance that suits the kind; houses and furniture roughly face the camera."""
         rng = self.rng
         ahead = float(rng.uniform(*DEPTHS[kind]))
         across = float(rng.uniform(-0.46, 0.46)) * (self.distance + ahead)
@@ -51,11 +51,11 @@ class Landscape:
         return x, y, heading
 
     def spotter(self, kind: str) -> Callable[[], Spot]:
-        """Draws spots for a kind."""
+        """Return a function that draws spots for a kind."""
         return partial(self.spot, kind)
 
     def lane(self) -> Spot:
-        """On the road, in one of its two lanes."""
+        """Draw a spot in one of the two lanes of the road."""
         way = 1 if self.lanes % 2 == 0 else -1
         x, y = seen(self.side, self.offset, 0)
         along, across = -way * float(self.rng.uniform(0.5, 2.8)), -1.35 * way  # towards the middle
@@ -64,7 +64,7 @@ class Landscape:
         return x + along * cosine - across * sine, y + along * sine + across * cosine, float(heading)
 
     def fill(self) -> None:
-        """Objects, in the order in which they need room, then clutter."""
+        """Place objects, largest first, then clutter."""
         rng, config = self.rng, self.config
         fitting = [kind for kind in ORDER if kind in config.kinds]
         count = int(rng.integers(config.objects[0], config.objects[1] + 1))
@@ -79,7 +79,7 @@ class Landscape:
                 self.things.append(put(model, "clutter", 0, spot))
 
     def place(self, kind: str, number: int) -> bool:
-        """One object; False if there is no room left."""
+        """Place one object; return False if there is no free spot."""
         rng = self.rng
         model = BUILD[kind](rng, self.paints, True)
         reach, draw = 0.0, self.spotter(kind)
@@ -92,14 +92,14 @@ class Landscape:
             return False
         if kind == "car" and reach:
             self.lanes += 1
-        if kind == "car" and self.lanes == 1:  # what comes later keeps off the road
+        if kind == "car" and self.lanes == 1:  # later objects keep off the road
             x, y = seen(self.side, self.offset, 0)
             self.floor.taken.append(Rectangle(x, y, self.heading, 12.0, 0.2))
         self.things.append(put(model, kind, number, spot, reach=reach, period=float(rng.uniform(8, 12))))
         return True
 
     def ground(self) -> Thing:
-        """The plain, hills around it, and a road where cars are."""
+        """Return the plain, the hills around it, and a road if there are cars."""
         rng, paints, model = self.rng, self.paints, Model()
         hues = GROUNDS[int(rng.integers(len(GROUNDS)))]
         hue, snow = float(rng.uniform(*hues)), hues[0] > 0.5
@@ -127,7 +127,7 @@ class Landscape:
         return Thing("ground", 0, tuple(model.parts), np.zeros((0, 3)), np.eye(4), (0, 0, 0))
 
     def world(self) -> World:
-        """The filled landscape, its weather and its camera."""
+        """Return the finished landscape with its weather and camera."""
         rng, spread = self.rng, self.config.spread
         self.fill()
         focus = np.array([0, 0, 1.25 + 0.2 * float(rng.uniform(-1, 1))])
@@ -140,7 +140,7 @@ class Landscape:
         return World((self.ground(), *self.things), light, sky, path, (-99, -99, 99, 99), self.config)
 
     def weather(self) -> tuple[Light, Sky]:
-        """A blue day, an overcast one, or a low warm sun, which stands to the side of the camera or behind it."""
+        """Draw a blue sky, an overcast one, or a low warm sun, which is beside or behind the camera."""
         rng = self.rng
         mood = int(rng.choice(3, p=[0.5, 0.25, 0.25]))
         azimuth = self.side + float(rng.uniform(-1.9, 1.9))
@@ -164,5 +164,5 @@ class Landscape:
 
 
 def landscape(rng: np.random.Generator, config: SceneConfig) -> World:
-    """A landscape about the origin."""
+    """Make a landscape about the origin."""
     return Landscape(rng, config).world()

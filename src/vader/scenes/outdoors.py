@@ -1,4 +1,4 @@
-"""Trees, houses, cars and animals, each drawn with its own proportions, colours and textures (frames: `model.py`)."""
+"""Trees, houses, cars and animals with random proportions, colours and textures (frames: `model.py`)."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from vader.scenes.shapes import Joint, rotated
 
 
 def tree(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A conifer or a round tree; in rooms a small one in a pot."""
+    """Build a conifer or a round tree; in rooms a small one in a pot."""
     model = Model()
     height = rng.uniform(3.4, 6.0) if outdoors else rng.uniform(0.9, 1.5)
     bark, leaf = paints.draw("bark"), paints.draw("leaf", 1.0 if outdoors else 0.35)
@@ -50,7 +50,7 @@ def tree(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def house(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """Walls, a gable or hip roof, a door in front, windows, perhaps a chimney."""
+    """Build walls, a gable or hip roof, a door in front, windows, sometimes a chimney."""
     model = Model()
     walls, roof = paints.draw("masonry"), paints.draw("roof")
     frame = paints.plain(0.1, rng.uniform(0, 0.1), rng.uniform(0.75, 0.95))
@@ -63,7 +63,7 @@ def house(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
     model.add("block", (0, 0, high / 2), (x, y, high / 2), walls)
     hip = rng.uniform(0.4, 0.7) if rng.random() < 0.3 else 1.0
     model.add("block", (0, 0, high + rise / 2), (x + over, y + over, rise / 2), roof, taper=(0.0, hip))
-    if hip == 1:  # the gables, in the walls' colour, a little proud of the roof
+    if hip == 1:  # gables in the colour of the walls, slightly in front of the roof
         model.add("block", (0, 0, high + 0.46 * rise), (0.92 * x, y + over + 0.02, 0.46 * rise), walls, taper=(0.0, 1))
     place = rng.uniform(-0.25, 0.25) * y
     model.add("block", (x, place, 1.0), (0.04, 0.46, 1.0), door)
@@ -87,7 +87,7 @@ def house(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def car(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A saloon, a hatchback, a van or a pick-up."""
+    """Build a saloon, a hatchback, a van or a pick-up."""
     model = Model()
     body = paints.draw("paint") if rng.random() < 0.75 else paints.plain(0.6, 0.05, rng.uniform(0.2, 0.95), gloss=0.5)
     glass = paints.plain(0.58, 0.3, 0.22, gloss=0.8)
@@ -97,7 +97,7 @@ def car(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
     waist = rng.uniform(0.8, 0.95)
     style = rng.integers(4)
     roof = rng.uniform(1.38, 1.55) if style < 2 else rng.uniform(1.65, 1.95)
-    # The cabin's middle, half length, and how much its top shrinks.
+    # The cabin's middle, its half length, and the taper of its top.
     where, half, lean = [(-0.1, 0.62, 0.6), (-0.32, 0.66, 0.72), (-0.2, 0.79, 0.86), (0.12, 0.36, 0.75)][style]
     model.add("block", (0, 0, (sill + waist) / 2), (x, y, (waist - sill) / 2), body, taper=(0.97, 0.94))
     cabin, deep = (x * half, 0.9 * y, (roof - waist) / 2), roof - waist
@@ -107,7 +107,7 @@ def car(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
     for at in (-0.006, -0.294) if style != 3 else ():  # pillars between the side windows
         middle = (where * x + at * cabin[0], 0.0, waist + deep / 2)
         model.add("block", middle, (0.05, 0.92 * y, deep / 2), body, taper=(1, 0.84))
-    if style == 3:  # the bed's rim, and what is dark within
+    if style == 3:  # the rim of the bed, and its dark inside
         model.add("panel", (-0.58 * x, 0, waist + 0.012), (0.36 * x, 0.72 * y, 1), black)
     spin = paints.make((0.35, 0.35, 0.38), (0.75, 0.75, 0.78), "checks", 0.16, 0.4)
     spots = corners(0.62 * x, y, wheel)
@@ -135,18 +135,18 @@ def car(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
 
 
 def animal(rng: np.random.Generator, paints: Paints, outdoors: bool) -> Model:
-    """A four-legged figure: like a cat or a dog in rooms, like a cow, a horse or a sheep outside."""
+    """Build a four-legged animal: a cat or a dog in rooms, a cow, a horse or a sheep outdoors."""
     model = Model()
     fur = paints.draw("fur", 1.6 if outdoors else 0.7)
     dark = paints.plain(0.05, 0.3, rng.uniform(0.1, 0.3))
-    scale = rng.uniform(1.15, 1.5) if outdoors else rng.uniform(0.5, 0.65)  # the body's length
+    scale = rng.uniform(1.15, 1.5) if outdoors else rng.uniform(0.5, 0.65)  # length of the body
     x, y = 0.5 * scale, scale * rng.uniform(0.16, 0.21)
     deep = scale * rng.uniform(0.19, 0.25)
     leg = scale * rng.uniform(0.42, 0.62) if outdoors else scale * rng.uniform(0.36, 0.5)
     thick = scale * rng.uniform(0.045, 0.065)
     middle = leg + 0.75 * deep
     model.add("ball", (0, 0, middle), (x, y, deep), fur)
-    step = 2 * np.pi / (1.3 * scale)  # radians a metre of its walk
+    step = 2 * np.pi / (1.3 * scale)  # radians of its step cycle per metre
     paws: list[Point] = []
     for number, (spot, phase) in enumerate(zip(corners(0.62 * x, 0.6 * y, 0), (0, np.pi, np.pi, 0), strict=True)):
         hip = (spot[0], spot[1], middle)

@@ -1,4 +1,4 @@
-"""Materials: a surface drawn at random from a family of colours and patterns, so that no two houses look alike."""
+"""Materials: surfaces drawn at random from families of colours and patterns, so that objects of a kind differ."""
 
 from colorsys import hsv_to_rgb
 from typing import Literal
@@ -37,8 +37,8 @@ FAMILIES: dict[Family, tuple[Range, Range, Range, tuple[Pattern, ...], Range, fl
         0.15,
     ),
 }
-BOLD = ("fabric", "toy", "ceramic")  # the second colour is unrelated to the first
-CALM = ("wallpaper", "floor", "masonry", "metal")  # it is close to the first
+BOLD = ("fabric", "toy", "ceramic")  # families whose second colour is independent of the first
+CALM = ("wallpaper", "floor", "masonry", "metal")  # families whose second colour is close to the first
 
 
 class Paints:
@@ -49,7 +49,7 @@ class Paints:
         self.strength = strength
 
     def draw(self, family: Family, size: float = 1.0) -> Surface:
-        """A surface of the family; `size` enlarges its pattern."""
+        """Draw a surface of the family; `size` enlarges its pattern."""
         rng = self.rng
         hues, saturations, values, patterns, sizes, gloss = FAMILIES[family]
         hue, saturation, value = rng.uniform(*hues), rng.uniform(*saturations), rng.uniform(*values)
@@ -68,7 +68,7 @@ class Paints:
         self, first: Colour, second: Colour, pattern: Pattern = "plain", scale: float = 0.3, gloss: float = 0.0,
         glow: float = 0.0,
     ) -> Surface:  # fmt: skip
-        """A surface of given colours, with the contrast that `strength` allows, somewhere in its pattern."""
+        """Make a surface of given colours with the contrast of `strength`, at a random place in its pattern."""
         a, b = np.array(first), np.array(second)
         b = a + (b - a) * self.strength
         phase = self.rng.uniform(0, 16, 3)
@@ -76,13 +76,13 @@ class Paints:
         return Surface(_colour(a), _colour(b), pattern, scale, _colour(phase), grain, gloss, glow)
 
     def plain(self, hue: float, saturation: float, value: float, gloss: float = 0.0, glow: float = 0.0) -> Surface:
-        """One colour."""
+        """Make a surface of one colour."""
         colour = shade(hue, saturation, value)
         return self.make(colour, colour, gloss=gloss, glow=glow)
 
 
 def shade(hue: float, saturation: float, value: float) -> Colour:
-    """A linear colour from hue (it wraps), saturation and value as shown, each clipped to 0..1."""
+    """Convert hue (it wraps), saturation and value as displayed, each clipped to 0..1, to a linear colour."""
     shown = hsv_to_rgb(hue % 1, float(np.clip(saturation, 0, 1)), float(np.clip(value, 0, 1)))
     return (shown[0] ** 2, shown[1] ** 2, shown[2] ** 2)
 

@@ -1,4 +1,4 @@
-"""Things on a floor without touching: rectangles drawn until one is free."""
+"""Place things on a floor without contact: draw rectangles until one is free."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ TRIES = 60
 
 
 def seen(side: float, ahead: float, across: float) -> tuple[float, float]:
-    """The point of the floor so far behind the middle and to the side, as a camera at azimuth `side` sees it."""
+    """Return the floor point at a distance behind the middle and to the side, as seen by a camera at azimuth `side`."""
     cosine, sine = np.cos(side), np.sin(side)
     return float(-ahead * cosine - across * sine), float(-ahead * sine + across * cosine)
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """The ground that something needs: its middle, its heading and half its length and width, metres, radians."""
+    """The floor area of an object: its middle, its heading, half its length and its width, in metres and radians."""
 
     x: float
     y: float
@@ -31,13 +31,13 @@ class Rectangle:
     width: float
 
     def corners(self) -> Float[np.ndarray, "4 2"]:
-        """Its corners in the world."""
+        """Return its corners in the world."""
         cosine, sine = np.cos(self.heading), np.sin(self.heading)
         local = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * (self.length, self.width)
         return local @ np.array([[cosine, sine], [-sine, cosine]]) + (self.x, self.y)
 
     def touches(self, other: "Rectangle", gap: float) -> bool:
-        """Whether less than about `gap` is between the two: no axis of either separates them."""
+        """Return whether the gap between the two is below about `gap`: no axis of either separates them."""
         reach = np.hypot(self.length, self.width) + np.hypot(other.length, other.width) + gap
         if np.hypot(self.x - other.x, self.y - other.y) > reach:
             return False
@@ -53,14 +53,14 @@ class Rectangle:
 
 @dataclass
 class Floor:
-    """What has been placed at one height, and the rectangle (x0, y0, x1, y1) that all of it stays in."""
+    """The objects placed at one height, and the rectangle (x0, y0, x1, y1) that contains all of them."""
 
     limits: tuple[float, float, float, float]
     gap: float = 0.08
     taken: list[Rectangle] = field(default_factory=list)
 
     def find(self, box: tuple[float, float, float], draw: Callable[[], Spot], reach: float = 0.0) -> Spot | None:
-        """A free spot among those that `draw` gives for a box that travels `reach` both ways; it is then taken."""
+        """Draw spots with `draw` until a box that moves `reach` both ways fits; the spot is then reserved."""
         x0, y0, x1, y1 = self.limits
         for _ in range(TRIES):
             x, y, heading = draw()
@@ -76,7 +76,7 @@ class Floor:
 def put(
     model: Model, kind: str, number: int, spot: Spot, height: float = 0.0, reach: float = 0.0, period: float = 10.0
 ) -> Thing:
-    """A model at a spot, `height` above the floor."""
+    """Place a model at a spot, `height` above the floor."""
     place = moved((spot[0], spot[1], height)) @ rotated("z", spot[2])
     keypoints = np.array(model.keypoints, float).reshape(-1, 3)
     room = (float(model.room[0]), float(model.room[1]), float(model.room[2]))

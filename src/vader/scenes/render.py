@@ -1,7 +1,7 @@
-"""A world as a camera sees it: the picture, and the truth about each pixel.
+"""Render a world as seen by a camera: the picture, and the ground truth of each pixel.
 
-Truth is at pixel centres; colours are averaged over four points of a pixel where parts meet. Axes: H W pixels, N
-points, P parts, E pixels where parts meet.
+Ground truth is sampled at pixel centres; colours at borders of parts are averaged over four points of a pixel. Axes:
+H W pixels, N points, P parts, E pixels at borders of parts.
 """
 
 import cv2
@@ -15,11 +15,11 @@ from vader.scenes.shade import Seen, developed, lights, order_by_part, shade, sk
 from vader.scenes.things import World
 
 SAMPLES = np.array([(-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)])  # within a pixel
-SKIN, SKIN_LIMIT = 0.08, 0.2  # keypoints may lie so far inside their object and be seen: share of its size, metres
+SKIN, SKIN_LIMIT = 0.08, 0.2  # depth up to which keypoints inside their object are visible: share of its size, metres
 
 
 def render(world: World, camera: Camera, time: float = 0.0) -> Frame:
-    """The picture and its truth at a time of the clip, seconds."""
+    """Render the picture and its ground truth at a time of the clip, in seconds."""
     scene = world.snapshot(time)
     depth, parts = cast_picture(scene, camera)
     height, width = parts.shape
@@ -61,7 +61,7 @@ def render(world: World, camera: Camera, time: float = 0.0) -> Frame:
 
 
 def instances(world: World, scene: Snapshot, camera: Camera, time: float) -> tuple[Instance, ...]:
-    """All objects' keypoints as the camera sees them."""
+    """Return all objects with their keypoints as the camera sees them."""
     things = [thing for thing in world.things if thing.number > 0]
     if not things:
         return ()
@@ -83,7 +83,7 @@ def instances(world: World, scene: Snapshot, camera: Camera, time: float) -> tup
 
 
 def _rays(camera: Camera) -> Float32[np.ndarray, "HW 3"]:
-    """`Camera.directions` of all pixels, for colours alone: quicker, in float32."""
+    """Return `Camera.directions` of all pixels in faster float32, only for colours."""
     u = ((np.arange(camera.width) + 0.5 - camera.width / 2) / camera.focal)[:, None] * camera.pose[:3, 0]
     v = ((np.arange(camera.height) + 0.5 - camera.height / 2) / camera.focal)[:, None] * camera.pose[:3, 1]
     rays = (v + camera.pose[:3, 2]).astype(np.float32)[:, None] + u.astype(np.float32)
@@ -94,7 +94,7 @@ def _soften(
     lit: Float32[np.ndarray, "N"], hit: Integer[np.ndarray, "N"], parts: Integer[np.ndarray, "H W"],
     edges: Integer[np.ndarray, "E"],
 ) -> Float32[np.ndarray, "N"]:  # fmt: skip
-    """Shadows with edges a pixel or two wide, within parts."""
+    """Soften the edges of shadows over a pixel or two, within parts."""
     strength, weight = np.zeros(parts.size, np.float32), np.zeros(parts.size, np.float32)
     strength[hit], weight[hit] = lit, 1
     weight[edges] = 0
@@ -109,7 +109,7 @@ def _soften(
 
 
 def _borders(parts: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """Pixels with another part to the left, right, above or below."""
+    """Return the pixels with another part to the left, right, above or below."""
     found = np.zeros(parts.shape, bool)
     across, down = parts[:, 1:] != parts[:, :-1], parts[1:] != parts[:-1]
     found[:, 1:] |= across
@@ -120,8 +120,8 @@ def _borders(parts: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
 
 
 class _FineSamples:
-    """What four rays through each pixel on a border meet: of the parts around, those not met at the pixel's centre
-    are to be shaded once (`which`, `depth`, `rays`), and weighed by how many rays meet them."""
+    """The hits of four rays through each pixel on a border. Parts that are not hit at the pixel's centre are shaded
+    once (`which`, `depth`, `rays`) and weighted by the number of rays that hit them."""
 
     def __init__(
         self, scene: Snapshot, camera: Camera, parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]
@@ -152,14 +152,14 @@ class _FineSamples:
         self, centre: Float32[np.ndarray, "E 3"], shown: Float32[np.ndarray, "M 3"],
         backdrop: Float32[np.ndarray, "E 3"],
     ) -> Float32[np.ndarray, "E 3"]:  # fmt: skip
-        """The pixels' mean colours, from those at their centres, of the other parts and of the sky behind them."""
+        """Return the pixels' mean colours, from those at their centres, of the other parts, and of the sky."""
         total = centre * self.kept[:, None] + backdrop * self.sky[:, None]
         np.add.at(total, self.row, shown[self.target])
         return (total / len(SAMPLES)).astype(np.float32)
 
 
 def _nearby(parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]) -> list[tuple[int, np.ndarray]]:
-    """For each part, the rows of `edges` whose pixel or one of its eight neighbours shows it."""
+    """Return for each part the rows of `edges` whose pixel or one of its eight neighbours shows it."""
     wide = np.pad(parts, 1, mode="edge")
     y, x = np.divmod(edges, parts.shape[1])
     around = np.stack([wide[y + i, x + j] for i in range(3) for j in range(3)], 1)  # (E, 9)
@@ -170,5 +170,5 @@ def _nearby(parts: Integer[np.ndarray, "H W"], edges: Integer[np.ndarray, "E"]) 
     found = around[rows, columns]
     order = np.argsort(found, kind="stable")
     starts = np.flatnonzero(np.diff(found[order], prepend=-1))
-    groups = np.split(rows[order], starts[1:])  # one, empty, if there are no borders
+    groups = np.split(rows[order], starts[1:])  # a single empty group if there are no borders
     return [(int(found[order[start]]), group) for start, group in zip(starts, groups, strict=False)]

@@ -13,19 +13,19 @@ from vader.scenes.placing import Floor, Spot, put, seen
 from vader.scenes.shapes import Part, moved, rotated
 from vader.scenes.things import Light, Path, SceneConfig, Sky, Thing, World
 
-ORDER = ("table", "chair", "lamp", "tree", "animal", "mug")  # who is placed first
+ORDER = ("table", "chair", "lamp", "tree", "animal", "mug")  # order of placement
 TOYS: tuple[Family, ...] = ("toy", "toy", "paint", "wood", "stone")
 
 
 class Room:
-    """One room being furnished. The camera stands at azimuth `side` of the middle, at `distance`."""
+    """A room under construction. The camera is at azimuth `side` of the middle, at `distance`."""
 
     def __init__(self, rng: np.random.Generator, config: SceneConfig) -> None:
         self.rng, self.config, self.paints = rng, config, Paints(rng, config.texture)
         self.half = (float(rng.uniform(2.6, 3.2)), float(rng.uniform(2.6, 3.2)))
         self.height = float(rng.uniform(2.6, 3.1))
         self.side = float(rng.uniform(0, 2 * np.pi))
-        self.close = {"mug", "table"} <= set(config.kinds) and rng.random() < 0.6  # a look at a table top
+        self.close = {"mug", "table"} <= set(config.kinds) and rng.random() < 0.6  # a view of a table top
         spread = config.spread
         low, high = (1.2, 1.5) if self.close else (2.0, 2.35)
         middle = (low + high) / 2
@@ -36,7 +36,7 @@ class Room:
         self.things: list[Thing] = []
 
     def spot(self) -> Spot:
-        """Somewhere in view, and not where cameras stand; headed anywhere."""
+        """Draw a visible spot away from the cameras, with any heading."""
         rng = self.rng
         while True:
             ahead = rng.uniform(-0.5, 2.3)
@@ -46,7 +46,7 @@ class Room:
                 return x, y, float(rng.uniform(0, 2 * np.pi))
 
     def furnish(self) -> None:
-        """Objects, in the order in which they need room."""
+        """Place objects, largest first."""
         rng, config = self.rng, self.config
         fitting: list[str] = [kind for kind in ORDER if kind in config.kinds]
         count = int(rng.integers(config.objects[0], config.objects[1] + 1))
@@ -59,7 +59,7 @@ class Room:
             self.drop()
 
     def place(self, kind: str, number: int) -> None:
-        """One object; none if there is no room left."""
+        """Place one object if there is a free spot."""
         rng = self.rng
         model = BUILD[kind](rng, self.paints, False)
         small = kind == "mug" or (kind == "lamp" and model.room[2] < 0.8)
@@ -83,13 +83,13 @@ class Room:
             self.tops.append((thing, model, Floor((-x, -y, x, y), 0.02)))
 
     def middle(self) -> Spot:
-        """Near the middle."""
+        """Draw a spot near the middle."""
         around = 0.05 if self.close else 0.5
         x, y = self.rng.uniform(-around, around, 2)
         return float(x), float(y), float(self.rng.uniform(0, 2 * np.pi))
 
     def chair(self) -> Spot:
-        """Anywhere, but often beside a table and turned to it."""
+        """Draw any spot, often beside a table and facing it."""
         x, y, heading = self.spot()
         if self.tops and self.rng.random() < 0.7:
             to = self.tops[int(self.rng.integers(len(self.tops)))][0].place[:2, 3]
@@ -100,7 +100,7 @@ class Room:
         return float(x), float(y), float(heading)
 
     def on_top(self, model: Model, kind: str, number: int, reach: float) -> None:
-        """On one of the tables, the first most often; mugs and lamps stand still there if they cannot slide."""
+        """Place an object on one of the tables, most often the first; mugs and lamps that cannot slide do not move."""
         chosen = 0 if self.rng.random() < 0.7 else int(self.rng.integers(len(self.tops)))
         under, table, floor = self.tops[chosen]
         x0, y0, x1, y1 = floor.limits
@@ -118,7 +118,7 @@ class Room:
                 return
 
     def drop(self) -> None:
-        """A piece of clutter, on the floor or on a table."""
+        """Place a piece of clutter on the floor or on a table."""
         rng = self.rng
         if self.tops and rng.random() < 0.35:
             self.on_top(clutter(rng, self.paints, 0.035, 0.08, TOYS), "clutter", 0, 0.0)
@@ -129,7 +129,7 @@ class Room:
             self.things.append(put(model, "clutter", 0, spot))
 
     def shell(self) -> list[Thing]:
-        """Floor with perhaps a rug; ceiling and walls with pictures, a window, a door."""
+        """Return the floor, sometimes with a rug, the ceiling, and walls with pictures, a window, a door."""
         rng, paints = self.rng, self.paints
         (x, y), high = self.half, self.height
         ground, walls = Model(), Model()
@@ -159,7 +159,7 @@ class Room:
     def hang(
         self, walls: Model, turn: Float[np.ndarray, "4 4"], foot: Float[np.ndarray, "3"], wide: float, number: int
     ) -> None:
-        """Pictures, windows and doors side by side on one wall."""
+        """Put pictures, windows and doors side by side on one wall."""
         rng, paints = self.rng, self.paints
         frame = paints.draw("wood") if rng.random() < 0.5 else paints.plain(0.1, 0.05, float(rng.uniform(0.1, 0.95)))
         for place in np.linspace(-0.62, 0.62, 3) * wide:
@@ -181,7 +181,7 @@ class Room:
             walls.parts.append(Part("block", (a, b, 0.03), inside, _at(at, turn)))
 
     def world(self) -> World:
-        """The furnished room, its lamp under the ceiling, and its camera."""
+        """Return the furnished room with the lamp under its ceiling and its camera."""
         rng, spread = self.rng, self.config.spread
         self.furnish()
         focus = np.array([0, 0, 0.45 + 0.1 * float(rng.uniform(-1, 1))])
@@ -207,7 +207,7 @@ class Room:
 
 
 def clutter(rng: np.random.Generator, paints: Paints, least: float, most: float, families: tuple[Family, ...]) -> Model:
-    """A loose block, ball, cylinder or cone of half sizes from `least` to `most`."""
+    """Build a loose block, ball, cylinder or cone of half sizes from `least` to `most`."""
     model = Model()
     surface = paints.draw(families[int(rng.integers(len(families)))], min(1.0, 3 * most))
     x, y, z = (float(v) for v in rng.uniform(least, most, 3))
@@ -227,7 +227,7 @@ def clutter(rng: np.random.Generator, paints: Paints, least: float, most: float,
 
 
 def room(rng: np.random.Generator, config: SceneConfig) -> World:
-    """A furnished room of about 6 x 6 x 3 m, its middle at the origin."""
+    """Make a furnished room of about 6 x 6 x 3 m, centred at the origin."""
     return Room(rng, config).world()
 
 

@@ -1,4 +1,4 @@
-"""The colours of what rays meet: surfaces, light, shadows, haze, sky.
+"""Compute the colours of the points that rays hit: surfaces, light, shadows, haze, sky.
 
 Colours are linear until `developed`. Axes: N points, P parts.
 """
@@ -14,13 +14,13 @@ from vader.scenes.shapes import normals
 from vader.scenes.textures import colours, noise
 from vader.scenes.things import Sky, World
 
-SHINE = 40.0  # sharpness of the light's reflection
-FAR = 90.0  # metres at which the plain melts into the horizon
+SHINE = 40.0  # exponent of the specular reflection
+FAR = 90.0  # metres at which the plain blends into the horizon
 
 
 class Seen:
-    """Points that rays of a camera meet, sorted by part: `which` part, `depth`, `points` in the world, `rays` from the
-    camera (unit vectors), normals `facing` it, and `groups`, the rows of each part. Colours need no more than float32.
+    """The points that rays of a camera hit, sorted by part: `which` part, `depth`, `points` in the world, `rays` from
+    the camera (unit vectors), normals `facing` it, and `groups`, the rows of each part. Float32 is enough for colours.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Seen:
 
 
 def order_by_part(which: Integer[np.ndarray, "N"]) -> Integer[np.ndarray, "N"]:
-    """The order that sorts points by part."""
-    return np.argsort(which.astype(np.int16), kind="stable")  # short integers: numpy counts instead of comparing
+    """Return the order that sorts points by part."""
+    return np.argsort(which.astype(np.int16), kind="stable")  # numpy sorts short integers by counting
 
 
 def runs(which: Integer[np.ndarray, "N"]) -> list[tuple[int, slice]]:
-    """The parts that occur in a sorted list, and the rows of each."""
+    """Return the parts that occur in a sorted list, and the rows of each."""
     starts = np.flatnonzero(np.diff(which, prepend=-2, append=-2)).tolist()
     return [(int(which[a]), slice(a, b)) for a, b in pairwise(starts)]
 
@@ -50,24 +50,24 @@ def runs(which: Integer[np.ndarray, "N"]) -> list[tuple[int, slice]]:
 def outward(
     scene: Snapshot, groups: list[tuple[int, slice]], points: Float[np.ndarray, "N 3"]
 ) -> Float32[np.ndarray, "N 3"]:
-    """Unit normals in the world at points sorted by part; flat parts' along their own z."""
+    """Return unit normals in the world at points sorted by part; those of flat parts are along their own z."""
     found = np.zeros(points.shape, np.float32)
     units = scene.units.astype(points.dtype)
     for part, rows in groups:
         turn, shift = units[part, :, :3], units[part, :, 3]
         local = points[rows] @ turn.T + shift
-        # A gradient turns by the transpose of the map whose argument it is taken in.
+        # A gradient transforms by the transpose of the map of its argument.
         found[rows] = normals(scene.shapes[part], scene.taper(part), local) @ turn
     return unit(found)
 
 
 def unit(vectors: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
-    """Of length 1."""
+    """Scale to length 1."""
     return vectors / np.sqrt(np.einsum("ni,ni->n", vectors, vectors))[:, None]
 
 
 def lights(world: World, scene: Snapshot, seen: Seen) -> Float32[np.ndarray, "N"]:
-    """The light's strength at each point: the cosine of its angle, 0 in shadow, less with distance from a lamp."""
+    """Return the strength of the light at each point: the cosine of its angle, 0 in shadow, less far from a lamp."""
     light = world.light
     if light.distant:
         strength = np.maximum(seen.facing @ light.where.astype(np.float32), 0)
@@ -78,7 +78,7 @@ def lights(world: World, scene: Snapshot, seen: Seen) -> Float32[np.ndarray, "N"
         strength = np.maximum(cosine, 0) * np.float32(1.6) / (1 + square * np.float32(1 / 2.6**2))
     if world.config.shadows:
         towards = np.flatnonzero(strength > 0)
-        clear = seen.points[towards] + np.float32(1e-3) * seen.facing[towards]  # off the surface that it lies on
+        clear = seen.points[towards] + np.float32(1e-3) * seen.facing[towards]  # off their own surface
         strength[towards[shadowed(scene, clear, light.where, light.distant)]] = 0
     return strength
 
@@ -86,7 +86,7 @@ def lights(world: World, scene: Snapshot, seen: Seen) -> Float32[np.ndarray, "N"
 def shade(
     world: World, scene: Snapshot, camera: Camera, seen: Seen, lit: Float32[np.ndarray, "N"]
 ) -> Float32[np.ndarray, "N 3"]:
-    """Linear colours: surface times light, a reflection, the surface's own glow, haze."""
+    """Return linear colours: surface times light, a reflection, the surface's own glow, haze."""
     light, surfaces, which = world.light, world.surfaces, seen.which
     q, sideways = _patterns(world, scene, seen)
     slant = np.maximum(np.abs(np.einsum("ni,ni->n", seen.facing, seen.rays)), np.float32(0.15))
@@ -112,7 +112,7 @@ def shade(
 
 
 def _patterns(world: World, scene: Snapshot, seen: Seen) -> tuple[Float32[np.ndarray, "N 3"], Float32[np.ndarray, "N"]]:
-    """Points in their patterns' coordinates, and whether (above 0) surfaces there face along the first of these."""
+    """Return points in pattern coordinates, and whether (above 0) surfaces there face along the first axis."""
     turns = world.patterns @ scene.poses[:, :3, :3].transpose(0, 2, 1)  # (P, 3, 3), world to pattern
     shifts = (world.surfaces.phase - (turns @ scene.poses[:, :3, 3:])[..., 0]).astype(np.float32)
     turns = turns.astype(np.float32)
@@ -127,7 +127,7 @@ def _patterns(world: World, scene: Snapshot, seen: Seen) -> tuple[Float32[np.nda
 
 
 def sky_colours(sky: Sky, rays: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N 3"]:
-    """Linear colours of the sky along rays: bluer higher up, with clouds on a plane far above."""
+    """Return linear colours of the sky along rays: bluer at the top, with clouds on a plane far above."""
     rays = unit(rays)
     up = np.clip(rays[:, 2], 0, 1)
     share = np.minimum(1, 1.6 * up)[:, None] ** np.float32(0.7)
@@ -142,7 +142,7 @@ def sky_colours(sky: Sky, rays: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarra
 
 
 def developed(linear: Float32[np.ndarray, "N 3"]) -> UInt8[np.ndarray, "N 3"]:
-    """Bright light rolls off towards white; a square root shows the rest."""
+    """Convert linear light to values by a square root, with a soft limit at white."""
     bright = linear > 0.6
     linear[bright] = 1 - 0.4 * np.exp((0.6 - linear[bright]) / 0.4)
     return (np.sqrt(np.maximum(linear, 0)) * 255 + 0.5).astype(np.uint8)

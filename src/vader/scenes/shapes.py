@@ -1,10 +1,11 @@
-"""The solids that scenes are made of: where rays meet them, and which way their surfaces face.
+"""The solids of scenes: intersections with rays, and surface normals.
 
-Every shape lives in unit coordinates, in which it fills [-1, 1] along each axis (a taper above 1 reaches beyond); a
-part stretches it by its half sizes and turns it. A ray's parameter survives such a map, so one formula a shape serves
-all sizes. `block`: a box whose cross-section shrinks towards the top by `taper` (x, y): 1 a box, 0 a roof or a pyramid.
-`ball`. `cone`: a solid whose radius goes from 1 at the bottom to taper[0] at the top: 1 a cylinder. `shell`: a cone's
-side alone, seen from both sides. `disc`: in the plane z = 0, with a hole of radius taper[0]. `panel`: a square there.
+Every shape has unit coordinates, in which it fills [-1, 1] along each axis (a taper above 1 extends beyond); a part
+scales it by its half sizes and rotates it. A ray's parameter does not change under such a map, so one formula for each
+shape is enough for all sizes. `block`: a box whose cross-section shrinks to the top by `taper` (x, y): 1 a box, 0 a
+roof or a pyramid. `ball`. `cone`: a solid whose radius goes from 1 at the bottom to taper[0] at the top: 1 a cylinder.
+`shell`: the side of a cone only, visible from both sides. `disc`: in the plane z = 0, with a hole of radius taper[0].
+`panel`: a square in that plane.
 """
 
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from jaxtyping import Float
 from vader.scenes.textures import Surface
 
 Shape = Literal["block", "ball", "cone", "shell", "disc", "panel"]
-NEAR = 1e-6  # a ray's parameter below this is behind its origin
+NEAR = 1e-6  # a smaller ray parameter is behind the origin
 Triple = tuple[Any, Any, Any]  # x, y, z: arrays or numpy's scalars, which broadcast
 
 
 @dataclass(frozen=True)
 class Joint:
-    """A turn about the y direction through `pivot`, in the object's frame, while the object travels s metres:
+    """A rotation about the y direction through `pivot`, in the object's frame, after the object has moved s metres:
     spin s + swing sin(stride s + phase), radians. Wheels spin, legs swing."""
 
     pivot: tuple[float, float, float]
@@ -32,14 +33,14 @@ class Joint:
     phase: float = 0.0
 
     def pose(self, travelled: float) -> Float[np.ndarray, "4 4"]:
-        """The turn after so many metres."""
+        """Return the rotation after that many metres."""
         angle = self.spin * travelled + self.swing * np.sin(self.stride * travelled + self.phase)
         return moved(self.pivot) @ rotated("y", float(angle)) @ moved((-self.pivot[0], -self.pivot[1], -self.pivot[2]))
 
 
 @dataclass(frozen=True)
 class Part:
-    """One shape of an object: half sizes in metres, and its pose, from its own frame to the object's."""
+    """One shape of an object: half sizes in metres, and the pose from its own frame to the object's."""
 
     shape: Shape
     size: tuple[float, float, float]
@@ -50,14 +51,14 @@ class Part:
 
 
 def moved(by: tuple[float, float, float]) -> Float[np.ndarray, "4 4"]:
-    """The pose that moves by a vector."""
+    """Return the pose of a translation."""
     pose = np.eye(4)
     pose[:3, 3] = by
     return pose
 
 
 def rotated(axis: Literal["x", "y", "z"], angle: float) -> Float[np.ndarray, "4 4"]:
-    """The pose that turns about an axis, radians, right-handed."""
+    """Return the pose of a right-handed rotation about an axis, in radians."""
     pose = np.eye(4)
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
     cosine, sine = np.cos(angle), np.sin(angle)
@@ -66,7 +67,7 @@ def rotated(axis: Literal["x", "y", "z"], angle: float) -> Float[np.ndarray, "4 
 
 
 def along(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """The pose whose origin is midway and whose z axis points from start to end."""
+    """Return the pose with its origin in the middle of start and end and its z axis from start to end."""
     z = (end - start) / np.linalg.norm(end - start)
     x = np.cross((0.0, 1.0, 0.0) if abs(z[1]) < 0.9 else (1.0, 0.0, 0.0), z)
     x /= np.linalg.norm(x)
@@ -80,9 +81,9 @@ def along(start: Float[np.ndarray, "3"], end: Float[np.ndarray, "3"]) -> Float[n
 
 
 def intersect(shape: Shape, taper: tuple[float, float], origin: Triple, direction: Triple) -> np.ndarray:
-    """The smallest t > 0 with origin + t direction on the shape, in unit coordinates; inf where there is none.
+    """Return the smallest t > 0 with origin + t direction on the shape, in unit coordinates; inf without a hit.
 
-    Rays start outside of solids. A zero in a direction is nudged: what it divides becomes huge, not NaN.
+    Rays start outside solids. A zero in a direction is replaced by a tiny number, so that divisions give no NaN.
     """
     dx, dy, dz = (d + 1e-30 for d in direction)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -120,12 +121,12 @@ def _ball(origin: Triple, direction: Triple) -> np.ndarray:
     a = dx * dx + dy * dy + dz * dz
     b = ox * dx + oy * dy + oz * dz
     c = ox * ox + oy * oy + oz * oz - 1
-    t = -(b + np.sqrt(b * b - a * c)) / a  # NaN where it misses, which no comparison lets through
+    t = -(b + np.sqrt(b * b - a * c)) / a  # NaN for a miss, which fails every comparison
     return np.where(t > NEAR, t, np.inf)
 
 
 def _cone(top: float, origin: Triple, direction: Triple, caps: bool) -> np.ndarray:
-    """Side: x² + y² = w², w = middle - lean z. The mirrored half of the cone lies beyond |z| = 1."""
+    """Side: x² + y² = w², w = middle - lean z. The mirrored half of the cone is beyond |z| = 1."""
     (ox, oy, oz), (dx, dy, dz) = origin, direction
     lean, middle = (1 - top) / 2, (1 + top) / 2
     w, dw = middle - lean * oz, -lean * dz
@@ -136,7 +137,7 @@ def _cone(top: float, origin: Triple, direction: Triple, caps: bool) -> np.ndarr
     for t in (-(b + root) / a, (root - b) / a):
         good = (np.abs(oz + t * dz) <= 1) & (t > NEAR) & (t < first)
         first = np.where(good, t, first)
-    if caps:  # the one that a ray from outside can enter through
+    if caps:  # only the one that a ray from outside can enter through
         side = -np.sign(dz)
         t = (side - oz) / dz
         x, y = ox + t * dx, oy + t * dy
@@ -158,14 +159,14 @@ def _flat(shape: Shape, hole: float, origin: Triple, direction: Triple) -> np.nd
 
 
 def normals(shape: Shape, taper: tuple[float, float], points: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
-    """Outward normals at points on a shape, in unit coordinates, of any length; flat shapes' are along +z."""
+    """Return outward normals of any length at points on a shape, in unit coordinates; flat shapes have +z."""
     if shape == "ball":
         return points
     found = np.zeros_like(points)
     x, y, z = points.T
     if shape == "block":
         lean, middle = np.subtract(1, taper) / 2, np.add(1, taper) / 2
-        over = np.abs(points)  # how far beyond its pair of faces each point lies: 0 on it
+        over = np.abs(points)  # distance of each point beyond its pair of faces; 0 on a face
         over -= (*middle, 1)
         if lean.any():
             over[:, :2] += z[:, None] * lean

@@ -1,7 +1,7 @@
-"""Surfaces: colours mixed by procedural patterns, evaluated in each part's own coordinates, so that they move along.
+"""Surfaces: colours mixed by procedural patterns in each part's own coordinates, so that patterns move with the part.
 
-A pattern is a function of q, the point in the part's frame divided by the surface's scale, with the pattern's grain
-along q0 and its rows along q2. Colours are linear; a picture shows their square roots. Axes: N points.
+A pattern is a function of q, the point in the part's frame divided by the surface's scale, with the grain of the
+pattern along q0 and its rows along q2. Colours are linear; pictures show their square roots. Axes: N points.
 """
 
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ Pattern = Literal["plain", "noise", "stripes", "checks", "wood", "brick", "spots
 PATTERNS: tuple[Pattern, ...] = ("plain", "noise", "stripes", "checks", "wood", "brick", "spots")
 Colour = tuple[float, float, float]
 
-TILE = 256  # pixels of the noise that all surfaces share; it repeats
+TILE = 256  # pixels of the periodic noise image that all surfaces share
 MARGIN = 2
 TILE_UNITS = 16.0  # its width in q
-ROW, BLOCK = 512, 512 * 8192  # points that OpenCV reads at once: it takes fewer than 32,767 in a row, and rows
-# Solid noise as a sum of three flat ones, each seen along its own slanted line so that no upright face shows streaks.
+ROW, BLOCK = 512, 512 * 8192  # points that OpenCV reads at once; rows and columns must be below 32,767
+# Solid noise as a sum of three flat ones, each projected along its own oblique line, so no upright face has streaks.
 PROJECTIONS = np.array(
     [[[1, 0, 0.37], [0, 1, 0.53]], [[0.41, 0.9, 0], [-0.29, 0.1, 1]], [[0.95, -0.2, 0.25], [0.13, 0.45, -0.9]]],
     np.float32,
@@ -29,8 +29,8 @@ PROJECTIONS = np.array(
 
 @dataclass(frozen=True)
 class Surface:
-    """Two linear colours mixed by a pattern of size `scale` (metres); `grain` is the noise on top; `gloss` the
-    strength of the light's reflection; `glow` the part of its colour that it shines by itself."""
+    """Two linear colours mixed by a pattern of size `scale` (metres). `grain` is the noise on top, `gloss` the strength
+    of the specular reflection, `glow` the share of its colour that it emits."""
 
     colour: Colour
     second: Colour
@@ -43,7 +43,7 @@ class Surface:
 
 
 def matrix(surface: Surface, size: tuple[float, float, float], flat: bool) -> Float[np.ndarray, "3 3"]:
-    """From a part's own frame (metres) to q. Grain runs along the longest side; bricks lie level, on flat parts too."""
+    """Return the map from a part's frame (metres) to q. Grain is along the longest side; bricks are always level."""
     if surface.pattern == "brick":
         order = [0, 2, 1] if flat else [0, 1, 2]
     else:
@@ -54,8 +54,8 @@ def matrix(surface: Surface, size: tuple[float, float, float], flat: bool) -> Fl
 
 @lru_cache(maxsize=1)
 def _tile() -> np.ndarray:
-    """Four octaves of value noise that repeats in both directions, mean 0, deviation 1, with a margin
-    for reading beyond its edge."""
+    """Return four octaves of value noise, periodic in both directions, with mean 0, deviation 1, and a margin for
+    reading beyond its edge."""
     rng = np.random.default_rng(20)
     total = np.zeros((TILE, TILE), np.float32)
     for octave in range(4):
@@ -68,7 +68,7 @@ def _tile() -> np.ndarray:
 
 
 def noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
-    """Smooth solid noise with features of size 1 and finer, mean 0, deviation 1 over space."""
+    """Return smooth solid noise with features of size 1 and finer, mean 0, deviation 1 over space."""
     total = np.empty(len(q), np.float32)
     for start in range(0, len(q), BLOCK):
         total[start : start + BLOCK] = _noise(q[start : start + BLOCK])
@@ -76,7 +76,7 @@ def noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
 
 
 def _noise(q: Float32[np.ndarray, "N 3"]) -> Float32[np.ndarray, "N"]:
-    """`noise` of one block."""
+    """Compute `noise` for one block."""
     count = len(q)
     rows = -(-count // ROW)
     x, y, total = np.zeros((3, rows * ROW), np.float32)
@@ -92,8 +92,8 @@ def mixture(
     pattern: Pattern, q: Float32[np.ndarray, "N 3"], sideways: Float32[np.ndarray, "N"],
     n: Float32[np.ndarray, "N"], pixel: Float32[np.ndarray, "N"],
 ) -> Float32[np.ndarray, "N"]:  # fmt: skip
-    """How much of the second colour, 0 to 1. `n` is the noise there, `pixel` a pixel's width in q, `sideways` above 0
-    where bricks run along q1 rather than q0. What a pixel cannot resolve fades to its mean."""
+    """Return the share of the second colour, 0 to 1. `n` is the noise there, `pixel` the width of a pixel in q,
+    `sideways` above 0 where bricks are along q1 and not q0. Details below a pixel fade to their mean."""
     if pattern == "plain":
         return np.zeros_like(n)
     crisp = np.clip(1.2 - 2.0 * pixel, 0, 1)
@@ -116,7 +116,7 @@ def mixture(
 
 
 def _bricks(u: np.ndarray, v: np.ndarray, n: np.ndarray, crisp: np.ndarray) -> np.ndarray:
-    """Rows half a unit high of bricks one unit long; mortar is the second colour."""
+    """Rows of bricks, half a unit high and one unit long; mortar has the second colour."""
     row = np.floor(2 * v)
     u = u + 0.5 * (row % 2)
     column = np.floor(u)
@@ -130,7 +130,7 @@ def colours(
     surfaces: "SurfaceTable", which: Integer[np.ndarray, "N"], q: Float32[np.ndarray, "N 3"],
     sideways: Float32[np.ndarray, "N"], pixel: Float32[np.ndarray, "N"],
 ) -> Float32[np.ndarray, "N 3"]:  # fmt: skip
-    """Linear colours at points of surfaces `which`; `pixel` is a pixel's width in q (see `mixture`)."""
+    """Return linear colours at points of surfaces `which`; `pixel` is the width of a pixel in q (see `mixture`)."""
     pattern = surfaces.pattern[which]
     stretched = q.copy()
     stretched[pattern == PATTERNS.index("wood"), 0] *= 0.15  # fibres
@@ -145,7 +145,7 @@ def colours(
 
 
 class SurfaceTable:
-    """Surfaces as arrays, to be looked up by number."""
+    """Surfaces as arrays, indexed by number."""
 
     def __init__(self, surfaces: list[Surface]) -> None:
         self.colour = np.array([s.colour for s in surfaces], np.float32)

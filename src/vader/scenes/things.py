@@ -1,6 +1,6 @@
-"""What a world is made of, how it moves, and where its cameras stand.
+"""The contents of a world, their motion, and the positions of its cameras.
 
-Metres, seconds, radians; z points up. Axes: P parts, K keypoints.
+Units are metres, seconds and radians; z points up. Axes: P parts, K keypoints.
 """
 
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from vader.scenes.shapes import Joint, Part, moved
 from vader.scenes.textures import Colour, SurfaceTable, matrix
 
 Kind = Literal["mug", "table", "chair", "lamp", "tree", "house", "car", "animal"]
-VIEW_ARC = 1.75  # viewpoints lie within this angle, about the first camera's direction
+VIEW_ARC = 1.75  # angle that contains all viewpoints, about the first camera's direction
 
 
 class SceneConfig(BaseModel):
-    """How hard scenes are. Numbers of objects and of clutter are drawn from inclusive ranges; where so many do not
-    fit without touching, there are fewer. Houses and cars are not for rooms, mugs only for rooms."""
+    """The difficulty of scenes. Numbers of objects and of clutter are drawn from inclusive ranges; there are fewer if
+    they do not fit without contact. Rooms have no houses or cars, landscapes have no mugs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,33 +33,33 @@ class SceneConfig(BaseModel):
     clutter: tuple[int, int] = (2, 6)
     kinds: tuple[Kind, ...] = get_args(Kind)
     texture: float = Field(1.0, ge=0, le=1)  # contrast of the patterns; 0: flat colours
-    haze: float = Field(0.3, ge=0, le=1)  # outside; 1: what is 20 m away has lost two thirds of its contrast
+    haze: float = Field(0.3, ge=0, le=1)  # outdoors; 1: objects 20 m away lose two thirds of their contrast
     shadows: bool = True
-    spread: float = Field(1.0, ge=0, le=1)  # how much cameras differ in distance, height, direction and movement
-    exposure: float = Field(0.25, ge=0, le=2)  # stops to both sides of the right one; white balance and noise follow
+    spread: float = Field(1.0, ge=0, le=1)  # variation of the cameras' distance, height, direction and movement
+    exposure: float = Field(0.25, ge=0, le=2)  # stops on both sides of the correct one; balance and noise follow
 
     @model_validator(mode="after")
     def _fits(self) -> "SceneConfig":
         for name in ("objects", "clutter"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise ValueError(f"{name}: expected 0 <= least <= most, got ({low}, {high})")
+                raise ValueError(f"{name}: expected 0 <= least <= most, found ({low}, {high})")
         if not self.kinds:
-            raise ValueError(f"kinds: expected one or more of {', '.join(KINDS)}, got none")
+            raise ValueError(f"kinds: expected one or more of {', '.join(KINDS)}, found none")
         if not self.settings():
-            raise ValueError(f"kinds: none of {', '.join(self.kinds)} stands in a {self.setting}; choose others")
+            raise ValueError(f"kinds: expected one that a {self.setting} can have, found {', '.join(self.kinds)}")
         return self
 
     def settings(self) -> list[str]:
-        """The settings that may be drawn: those asked for in which some of the kinds stand."""
+        """Return the settings to draw from: those requested in which at least one of the kinds occurs."""
         fitting = [name for name, kinds in (("room", INDOORS), ("landscape", OUTDOORS)) if set(kinds) & set(self.kinds)]
         return fitting if self.setting == "mixed" else [name for name in fitting if name == self.setting]
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object, a piece of clutter, or a piece of ground or walls. `box` is its half length, half width and height;
-    it travels reach sin(2 pi time / period) metres along its own x axis."""
+    """An object, a piece of clutter, or a part of the ground or the walls. `box` is its half length, half width and
+    height; it moves by reach sin(2 pi time / period) metres along its own x axis."""
 
     kind: str
     number: int  # 0 for stuff
@@ -72,15 +72,15 @@ class Thing:
     riding: tuple[tuple[int, Joint], ...] = ()  # keypoints that move with a joint
 
     def travelled(self, time: float) -> float:
-        """Metres from its place."""
+        """Return the distance in metres from its place."""
         return float(self.reach * np.sin(2 * np.pi * time / self.period))
 
     def pose(self, time: float) -> Float[np.ndarray, "4 4"]:
-        """From its frame to the world."""
+        """Return the pose from its frame to the world."""
         return self.place @ moved((self.travelled(time), 0.0, 0.0))
 
     def points(self, time: float) -> Float[np.ndarray, "K 3"]:
-        """Its keypoints in the world."""
+        """Return its keypoints in the world."""
         local = self.keypoints.copy()
         for number, joint in self.riding:
             turn = joint.pose(self.travelled(time))
@@ -91,7 +91,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Light:
-    """One lamp or the sun, and the light that comes from everywhere: from above and from below."""
+    """A lamp or the sun, and the ambient light from above and from below."""
 
     where: Float[np.ndarray, "3"]  # a position, or the unit direction to the sun
     distant: bool
@@ -102,7 +102,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Sky:
-    """Linear colours, the share of clouds, and the haze a metre."""
+    """Linear colours, the share of clouds, and the haze per metre."""
 
     zenith: Colour
     horizon: Colour
@@ -113,9 +113,10 @@ class Sky:
 
 @dataclass(frozen=True)
 class Path:
-    """A camera about `focus`: it swings `sway` radians to both sides and draws near by a share of its distance.
+    """The path of a camera around `focus`: it swings `sway` radians to both sides and approaches by a share of its
+    distance.
 
-    `zoom` is the focal length over the geometric mean of the picture's sides.
+    `zoom` is the focal length divided by the geometric mean of the picture's sides.
     """
 
     focus: Float[np.ndarray, "3"]
@@ -128,7 +129,7 @@ class Path:
     period: float = 9.0
 
     def at(self, width: int, height: int, time: float = 0.0) -> Camera:
-        """The camera at a time."""
+        """Return the camera at a time."""
         wave = np.sin(2 * np.pi * time / self.period)
         azimuth, distance = self.azimuth + self.sway * wave, self.distance * (1 - self.dolly * wave)
         eye = np.array([
@@ -139,7 +140,7 @@ class Path:
 
 @dataclass(frozen=True)
 class World:
-    """A scene at all times. `walls` bounds where cameras stand: (x0, y0, x1, y1)."""
+    """A scene at all times. `walls` limits the cameras' positions: (x0, y0, x1, y1)."""
 
     things: tuple[Thing, ...]
     light: Light
@@ -149,13 +150,14 @@ class World:
     config: SceneConfig
 
     def camera(self, width: int, height: int, time: float = 0.0) -> Camera:
-        """The world's own camera, moving slowly; `time` in seconds."""
+        """Return the world's own camera, which moves slowly; `time` in seconds."""
         return self.path.at(width, height, time)
 
     def viewpoints(self, width: int, height: int, count: int, rng: np.random.Generator) -> list[Camera]:
-        """Cameras about the scene's middle at time 0, spread over somewhat more than a right angle, in random order.
+        """Return cameras around the scene's middle at time 0, over slightly more than a right angle, in random order.
 
-        Each has its view of the middle free; a draw that has not is repeated, at last nearer to the world's own.
+        Each has a free view of the middle. A camera with a blocked view is drawn again, finally closer to the world's
+        own camera.
         """
         angles = VIEW_ARC * ((rng.permutation(count) + rng.uniform(0, 1, count)) / count - 0.5)
         return [self._viewpoint(width, height, float(angle), rng) for angle in angles]
@@ -176,7 +178,7 @@ class World:
         return path.at(width, height)
 
     def sees(self, camera: Camera, time: float = 0.0) -> bool:
-        """Whether a camera stands between the walls, in nothing, and has most of its picture free up to the middle."""
+        """Return whether a camera is between the walls, outside all objects, and sees the middle in most pixels."""
         x, y, z = camera.centre
         x0, y0, x1, y1 = self.walls
         if not (x0 + 0.15 < x < x1 - 0.15 and y0 + 0.15 < y < y1 - 0.15):
@@ -195,45 +197,45 @@ class World:
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
-        """All things' parts; `Frame.parts` counts in this order."""
+        """All things' parts; `Frame.parts` has indices into this."""
         return tuple(part for thing in self.things for part in thing.parts)
 
     @cached_property
     def owner(self) -> np.ndarray:
-        """(P,) which thing each part belongs to."""
+        """(P,) the index of each part's thing."""
         return np.repeat(np.arange(len(self.things)), [len(thing.parts) for thing in self.things])
 
     @cached_property
     def classes(self) -> np.ndarray:
-        """(P + 1,) each part's class; the last is the sky's, so that part -1 finds it."""
+        """(P + 1,) the class of each part; the last is the sky's, so that part -1 is the sky."""
         owned = [CLASSES.index(thing.kind) for thing in self.things]
         return np.append(np.array(owned)[self.owner], CLASSES.index("sky")).astype(np.uint8)
 
     @cached_property
     def numbers(self) -> np.ndarray:
-        """(P + 1,) each part's instance, 0 for stuff and, at the end, for the sky."""
+        """(P + 1,) the instance of each part, 0 for stuff and, at the end, for the sky."""
         return np.append(np.array([thing.number for thing in self.things])[self.owner], 0).astype(np.uint16)
 
     @cached_property
     def surfaces(self) -> SurfaceTable:
-        """The parts' surfaces."""
+        """The surfaces of the parts."""
         return SurfaceTable([part.surface for part in self.parts])
 
     @cached_property
     def patterns(self) -> Float[np.ndarray, "P 3 3"]:
-        """From each part's frame to its pattern's coordinates."""
+        """The maps from each part's frame to its pattern's coordinates."""
         return np.stack([matrix(part.surface, part.size, part.shape in ("panel", "disc")) for part in self.parts])
 
     @cached_property
     def _still(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Sizes, tapers, poses in the things, and whether parts throw shadows."""
+        """Sizes, tapers, poses in their things, and whether parts cast shadows."""
         parts = self.parts
         casts = np.array([self.things[o].kind not in ("ground", "wall") for o in self.owner])
         sizes, tapers = np.array([p.size for p in parts], float), np.array([p.taper for p in parts], float)
         return sizes, tapers, np.stack([p.pose for p in parts]), casts
 
     def poses(self, time: float) -> Float[np.ndarray, "P 4 4"]:
-        """From each part's frame to the world."""
+        """Return the poses from each part's frame to the world."""
         things = np.stack([thing.pose(time) for thing in self.things])
         local = self._still[2]
         for number, part in enumerate(self.parts):
@@ -243,7 +245,7 @@ class World:
         return things[self.owner] @ local
 
     def snapshot(self, time: float) -> Snapshot:
-        """All parts at a time, ready for rays."""
+        """Return all parts at a time, ready for rays."""
         sizes, tapers, _, casts = self._still
         shapes = tuple(part.shape for part in self.parts)
         return snapshot(shapes, sizes, tapers, self.poses(time), self.owner, casts)

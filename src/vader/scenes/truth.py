@@ -1,4 +1,4 @@
-"""What follows from frames: where each point moves, and masks as boxes and run lengths.
+"""Derive ground truth from frames: the flow of each point, and masks as boxes and run lengths.
 
 Axes: H W pixels.
 """
@@ -11,16 +11,16 @@ from vader.scenes.frame import Frame
 from vader.scenes.shade import order_by_part, outward, runs
 from vader.scenes.things import World
 
-SAME = 5e-5  # metres a ray may miss its point by; float32 depth loses some 1e-7 of itself, and as much again on a slant
+SAME = 5e-5  # metres by which a ray may miss its point: float32 depth has an error of about 1e-7, more on oblique ones
 
 
 def flow(world: World, first: Frame, second: Frame) -> tuple[Float[np.ndarray, "H W 2"], Bool[np.ndarray, "H W"]]:
-    """Where, in pixels of `second`, the surface point under the centre of each pixel of `first` lies at second's time,
-    and whether it is seen there.
+    """Return where, in pixels of `second`, the surface point at the centre of each pixel of `first` is at second's
+    time, and whether it is visible there.
 
-    Each point rides on its part; a ray of the second camera to exactly where it lands tells whether it meets the
-    point, and thin parts must show the same side. NaN, and not visible, for the sky and for what passes behind the
-    second camera; points outside of the second picture are given, not visible.
+    Each point moves with its part. A ray from the second camera to its new position tests whether the point is hit;
+    thin parts must show the same side. NaN, and not visible, for the sky and for points behind the second camera.
+    Points outside the second picture have a position but are not visible.
     """
     height, width = first.parts.shape
     points = np.full((height * width, 2), np.nan)
@@ -50,7 +50,7 @@ def flow(world: World, first: Frame, second: Frame) -> tuple[Float[np.ndarray, "
 
 
 def boxes(frame: Frame) -> dict[int, tuple[int, int, int, int]]:
-    """The pixel box (x0, y0, x1, y1), half open, of what is seen of each instance."""
+    """Return the pixel box (x0, y0, x1, y1), half open, of the visible part of each instance."""
     found = {}
     for number in np.unique(frame.instances):
         if number:
@@ -62,7 +62,7 @@ def boxes(frame: Frame) -> dict[int, tuple[int, int, int, int]]:
 
 
 def rle(mask: Bool[np.ndarray, "H W"]) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths: down the columns, zeros and ones in turn, zeros first."""
+    """Return COCO's uncompressed run lengths: down the columns, zeros and ones in turn, zeros first."""
     flat = mask.ravel(order="F").astype(np.int8)
     changes = np.flatnonzero(np.diff(flat, prepend=0))
     counts = np.diff(np.concatenate([[0], changes, [flat.size]]))

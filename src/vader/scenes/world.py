@@ -1,4 +1,4 @@
-"""Worlds by number: a room or a landscape, a function of the config, the seed and the index alone."""
+"""Worlds by number: a room or a landscape, determined by the config, the seed and the index."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ __all__ = ["Kind", "SceneConfig", "Thing", "World", "keypoint_names", "make_worl
 
 ATTEMPTS = 12
 CLIP = 2.0  # seconds
-STEP = 0.5  # seconds from one look along a clip to the next
+STEP = 0.5  # seconds between tests of the view along a clip
 
 
 def moments(seconds: float) -> tuple[float, ...]:
-    """When the camera looks whether its view is free in a clip so long: each half second, at the end, and at `CLIP`,
-    as for the other worlds of its seed."""
+    """Return the times at which the camera's view must be free in a clip of that length: every half second, at the end,
+    and at `CLIP`, as for the other worlds of its seed."""
     return (*np.arange(0, seconds, STEP).tolist(), seconds, CLIP)
 
 
 def make_world(config: SceneConfig, seed: int, index: int, times: tuple[float, ...] = (0.0, CLIP)) -> World:
-    """World `index` under a seed. A draw whose camera finds its view blocked at one of the times, seconds, is drawn
-    again; of `ATTEMPTS` such draws the last of those that are blocked least often is taken."""
+    """Make world `index` of a seed. If the camera's view is blocked at one of the times (seconds), draw again; after
+    `ATTEMPTS` draws return the last of those that are blocked least often."""
     rng = np.random.default_rng((seed, index))
     settings = config.settings()
     build = {"room": room, "landscape": landscape}[settings[int(rng.integers(len(settings)))]]
@@ -39,5 +39,5 @@ def make_world(config: SceneConfig, seed: int, index: int, times: tuple[float, .
 
 
 def keypoint_names(kind: str) -> tuple[str, ...]:
-    """The names of a kind's keypoints, in the order of `Instance.keypoints`."""
+    """Return the names of a kind's keypoints, in the order of `Instance.keypoints`."""
     return KEYPOINTS[kind]

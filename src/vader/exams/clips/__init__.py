@@ -1,1 +1,1 @@
-"""Exams of clips: masks or classes of the first frame, propagated and scored."""
+"""Exams on clips: propagate the masks or classes of the first frame and score the result."""

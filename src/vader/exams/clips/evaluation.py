@@ -1,7 +1,7 @@
-"""Masks propagated through clips sit in `evaluation.exams`: DAVIS by J and F, CamVid by mean IoU.
+"""Evaluate encoders by mask propagation through clips: DAVIS by J and F, CamVid by mean IoU.
 
-Frames come one by one, each is encoded once, and no more of a clip is held than the protocol's context. Nothing is
-drawn at random, so there is one trial. Axes: B objects or frames, H W pixels, K classes.
+Frames are read one at a time and each is encoded once. Memory holds only the protocol's context frames. Nothing is
+random, so there is one trial. Axes: B objects or frames, H W pixels, K classes.
 """
 
 import time
@@ -32,7 +32,7 @@ from vader.inference.propagation.clip import see
 from vader.reports.metrics import VOID, confusion, pixel_accuracy
 from vader.runtime.progress import Progress
 
-FITTED = 64  # frames that a PCA or a mean is fitted on, spread evenly over all clips: 65,000 cells
+FITTED = 64  # frames that a PCA or a mean is fitted on, evenly spaced over all clips: about 65,000 cells
 COPIED = "first mask copied"
 MEASURES = {
     "j_and_f": Measure("J&F", "%", "higher", 1, 100),
@@ -49,8 +49,11 @@ Found = Iterator[tuple[Integer[np.ndarray, "H W"], Integer[np.ndarray, "H W"]]] 
 
 @dataclass(frozen=True)
 class ClipResult(Result):
-    """`pictures` are J&F of each object (1, B), or counts (1, B, 3, K) of each frame but the first; `scores` DAVIS's
-    of each clip."""
+    """The numbers of one encoder on clips.
+
+    `pictures` holds J&F of each object (1, B), or counts (1, B, 3, K) of each frame except the first. `scores` holds
+    the DAVIS scores of each clip.
+    """
 
     scores: tuple[ClipScore, ...] = ()
 
@@ -59,7 +62,7 @@ class ClipResult(Result):
 
 
 class Spread(Sequence):
-    """Some pictures of a set, evenly spread over it, read when asked for."""
+    """Evenly spaced pictures of a set, read on access."""
 
     def __init__(self, frames: LabelledSet, most: int) -> None:
         self.frames = frames
@@ -74,7 +77,7 @@ class Spread(Sequence):
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """The clips of an exam; `frames` are all of theirs as one set, which has classes where masks are class maps."""
+    """The clips of an exam. `frames` is the set of all their frames; it has classes if the masks are class maps."""
 
     name: str
     clips: tuple[Clip, ...]
@@ -82,31 +85,31 @@ class Clips:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes that are propagated; () for objects."""
+        """Names of the propagated classes; () for objects."""
         return self.frames.classes
 
     @property
     def pictures(self) -> Spread:
-        """Frames of the clips: what a PCA and a mean are fitted on."""
+        """Frames of the clips, on which a PCA or a mean is fitted."""
         return Spread(self.frames, FITTED)
 
     @cached_property
     def objects(self) -> list[tuple[Clip, int]]:
-        """Each object of DAVIS's clips: its clip and label. Raises BadInput for what is wrong with a first mask."""
+        """Each object of the DAVIS clips: its clip and its label. Raises BadInput for an invalid first mask."""
         return [(clip, i) for clip in self.clips if isinstance(clip, DavisClip) for i in range(1, clip.objects + 1)]
 
     @cached_property
     def first_classes(self) -> list[str]:
-        """The classes that the first frame shows, and that alone can be found again."""
+        """The classes in the first frame. Only these can be found in later frames."""
         shown = np.unique(self.clips[0].mask(0))
         return [self.classes[k - 1] for k in shown.tolist() if k]
 
     def filed(self, mask: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
-        """A mask as it is written: objects as they are, classes from 0 with 255 for void."""
+        """Return the mask in the file's encoding: objects unchanged, classes from 0 with 255 for void."""
         return mask - np.uint8(1) if self.classes else mask
 
     def facts(self) -> dict[str, Any]:
-        """The frames' and masks' fingerprint, and what encoders are fitted on."""
+        """Return the fingerprint of frames and masks, and which frames encoders are fitted on."""
         count = f"{len(self.clips)} clip{'s' if len(self.clips) > 1 else ''}, {len(self.frames)} frames"
         return {
             "set": self.name,
@@ -115,18 +118,18 @@ class Clips:
         }
 
     def lead(self) -> str:
-        """How many clips, frames and objects or classes."""
+        """Return a sentence with the number of clips, frames, and objects or classes."""
         if self.classes:
             shown = f"{len(self.first_classes)} of {len(self.classes)} classes"
-            return f"A clip of {len(self.frames)} frames; the first one's labels, which show {shown}, are given."
+            return f"A clip of {len(self.frames)} frames. The labels of the first frame are given; they show {shown}."
         return (
-            f"Clips: {len(self.clips)}, frames: {len(self.frames)}, objects: {len(self.objects)}; the first "
-            "frames' masks are given."
+            f"Clips: {len(self.clips)}, frames: {len(self.frames)}, objects: {len(self.objects)}. The masks of the "
+            "first frames are given."
         )
 
 
 def open_clips(protocol: ClipExam, root: Path) -> Clips:
-    """The val split's clips. Reads lists, opens no picture. Raises BadInput for what is missing."""
+    """Open the clips of the val split. Reads lists but no pictures. Raises BadInput for missing files."""
     if protocol.data == "camvid":
         labelled = open_labelled("camvid", root, "val")
         return Clips("CamVid val", (LabelledClip(labelled),), labelled)
@@ -142,9 +145,9 @@ def open_clips(protocol: ClipExam, root: Path) -> Clips:
 
 
 def sit_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Plan, keep: Keep) -> ClipResult:
-    """The encoder's masks of all clips, scored.
+    """Propagate masks through all clips with the encoder and score them.
 
-    Raises BadInput for what is wrong with frames and masks, and for features that are not finite.
+    Raises BadInput for invalid frames or masks and for features that are not finite.
     """
     progress = Progress(f"{encoder.name}: ", len(clips.frames), plan.say)
 
@@ -155,7 +158,7 @@ def sit_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Pla
 
 
 def copied(protocol: ClipExam, clips: Clips, plan: Plan, keeper: Callable[[str], Keep]) -> list[Result]:
-    """The row that costs nothing: the first frame's mask in every frame."""
+    """Score the trivial baseline: the first frame's mask in every frame."""
     plan.seconds = {}
     facts = {"source": "none", "note": "the first frame's mask, unchanged, in every frame"}
     return [_judged(COPIED, facts, lambda clip: _copied(clip, plan), clips, plan, keeper(COPIED))]
@@ -170,7 +173,7 @@ def _propagated(encoder: DenseEncoder, clip: Clip, protocol: ClipExam, plan: Pla
         try:
             with plan.timed("encoder"):
                 one = see(encoder, picture, way, plan.device)
-                if one.is_cuda:  # else the next phase would wait for it
+                if one.is_cuda:  # otherwise the time of the encoder would count for the next phase
                     torch.cuda.synchronize(one.device)
             with plan.timed("propagation"):
                 found = propagator.step(one, None if t else truth)
@@ -190,7 +193,7 @@ def _copied(clip: Clip, plan: Plan) -> Found:
 
 
 def _kept(found: Found, clip: Clip, clips: Clips, plan: Plan, keep: Keep) -> Found:
-    """The same, each mask found written on its way."""
+    """Pass the masks on and write each found mask."""
     for t, (mask, truth) in enumerate(found):
         with plan.timed("writing"):
             keep(clip.frame(t), clips.filed(mask))
@@ -203,7 +206,7 @@ def _kept(found: Found, clip: Clip, clips: Clips, plan: Plan, keep: Keep) -> Fou
 def _judged(
     name: str, facts: dict[str, Any], go: Callable[[Clip], Found], clips: Clips, plan: Plan, keep: Keep
 ) -> ClipResult:
-    """The result of a way through the clips; `go(clip)` is it."""
+    """Score the masks that `go(clip)` yields for every clip."""
     with plan.timed("reading"):
         check_clips(clips.clips)
 
@@ -211,7 +214,7 @@ def _judged(
         return _kept(go(clip), clip, clips, plan, keep)
 
     since, before = time.monotonic(), sum(plan.seconds.values())
-    # Masks are found while they are scored; what is left of the time is the scores'.
+    # Masks are computed lazily while they are scored; the remaining time belongs to the scores.
     make = _by_classes if clips.classes else _by_objects
     values, found = make(masks, clips)
     spent = time.monotonic() - since - (sum(plan.seconds.values()) - before)
@@ -220,7 +223,7 @@ def _judged(
 
 
 def _by_objects(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Measure, list[float]], dict[str, Any]]:
-    """DAVIS's table: means over all objects."""
+    """Compute the DAVIS table: means over all objects."""
     scores = [score_frames(masks(clip), void=VOID, official=True) for clip in clips.clips]
     table = davis_scores(scores)
     each = np.concatenate([(one.j + one.f) / 2 for one in scores])
@@ -229,9 +232,9 @@ def _by_objects(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Meas
 
 
 def _by_classes(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Measure, list[float]], dict[str, Any]]:
-    """Mean IoU over the classes from one confusion matrix of all frames but the first, which is given.
+    """Compute the mean IoU over classes from one confusion matrix of all frames except the first, which is given.
 
-    A pixel that is called void counts as missed for its class, and for none as called.
+    A pixel predicted as void counts as a miss of its class and as a prediction of no class.
     """
     K = len(clips.classes)
     each: list[Int64[np.ndarray, "K K"]] = []
@@ -245,6 +248,6 @@ def _by_classes(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Meas
     union = truths + said - hits
     classes = np.divide(hits, union, out=np.full(K, np.nan), where=union > 0)
     if not truths.any():
-        raise BadInput(f"{clips.name}: expected labelled pixels after the first frame, found void alone")
+        raise BadInput(f"{clips.name}: expected labelled pixels after the first frame, found only void")
     values = {MIOU: [float(np.nanmean(classes))], ACCURACY: [pixel_accuracy(total)]}
     return values, {"pictures": counts[None], "classes": classes[None], "confusion": total[:K, :K]}

@@ -1,5 +1,5 @@
-"""Pages of propagated clips: tables of sequences or classes, strips of the median and the worst object, a moving
-picture with the encoders beside each other.
+"""Report pages for clips: tables of sequences or classes, strips of the median and worst object, and an animation that
+shows all encoders side by side.
 
 Axes: H W pixels.
 """
@@ -24,14 +24,14 @@ from vader.reports import draw
 from vader.reports.report import Figure, Group
 from vader.reports.tables import Cell, Row, Table
 
-TIMES = 5  # of a clip in a strip
-SIDE = 320  # px of a strip's pictures
-FRAMES = 24  # of a moving picture
-PIXELS = 2_500_000  # of all frames of a moving picture; a GIF has near a byte for each
-SIDES = (112, 280)  # px, the least and the most width of one of its panels
-TITLE = 14  # px above each
-BLEND = 0.5  # of the objects' colours over a picture
-LONG = 44  # letters of a title
+TIMES = 5  # frames of a clip in a strip
+SIDE = 320  # px, width of a picture in a strip
+FRAMES = 24  # in an animation
+PIXELS = 2_500_000  # of all frames of an animation; a GIF needs about one byte for each
+SIDES = (112, 280)  # px, minimum and maximum width of a panel of an animation
+TITLE = 14  # px, height of the title above each panel
+BLEND = 0.5  # opacity of the object colours over a picture
+LONG = 44  # maximum number of letters of a title
 
 
 def clip_pages(
@@ -42,7 +42,7 @@ def clip_pages(
     if clips.classes:
         table = class_table(results, clips.classes, ())
         missing = [name for name in clips.classes if name not in clips.first_classes]
-        note = f"Not in the first frame, and so never called: {', '.join(missing)}." if missing else ""
+        note = f"Not in the first frame and therefore never predicted: {', '.join(missing)}." if missing else ""
         tables = [table.model_copy(update={"note": note})]
     else:
         tables = [sequence_table(results, clips, name) for name in ("j_and_f", "j_mean", "f_mean")]
@@ -55,14 +55,14 @@ def clip_pages(
 
 
 def sequence_table(results: Sequence[ClipResult], clips: Clips, measure: str) -> Table:
-    """A row a sequence, and a row an object where a sequence has several; a column an encoder."""
+    """Make a row for each sequence, and for each of its objects if there are several, and a column for each encoder."""
     found = [sequence_scores({c.name: s for c, s in zip(clips.clips, one.scores, strict=True)}) for one in results]
     single = {f"{c.name}_1": c.name for c, s in zip(clips.clips, results[0].scores, strict=True) if len(s.ids) == 1}
     column = MEASURES[measure]
     return Table(
         title=f"{column.name} of each sequence",
         subject="sequence",
-        # No arrow: what is best in a column would be the easiest sequence, not the best encoder.
+        # No arrow: the best value in a column marks the easiest sequence, not the best encoder.
         columns=tuple(column.column.model_copy(update={"name": one.name, "better": None}) for one in results),
         rows=tuple(
             Row(name=single.get(name, name), cells=tuple(Cell.of(column.scale * one[name][measure]) for one in found))
@@ -72,7 +72,7 @@ def sequence_table(results: Sequence[ClipResult], clips: Clips, measure: str) ->
 
 
 def shown_clips(results: Sequence[ClipResult], clips: Clips) -> list[tuple[Clip, str]]:
-    """The clips of the median and of the worst object, in the mean over the encoders, and what to call them."""
+    """Choose the clips of the median and the worst object by the mean over encoders, each with its description."""
     if clips.classes:
         return [(clips.clips[0], "")]
     scored = [one for one in results if one.name != COPIED] or list(results)
@@ -88,36 +88,36 @@ def shown_clips(results: Sequence[ClipResult], clips: Clips) -> list[tuple[Clip,
 
 
 class Pages:
-    """Draws a clip's masks: the true ones, and those that each encoder wrote."""
+    """Draws the masks of a clip: the ground truth and the prediction of each encoder."""
 
     def __init__(self, results: Sequence[ClipResult], clips: Clips, folder: Path, folders: dict[str, str]) -> None:
         self.results, self.clips, self.folder, self.folders = results, clips, folder, folders
 
     def masks(self, clip: Clip, t: int) -> list[Integer[np.ndarray, "_ _"]]:
-        """Of a frame: the truth, and each encoder's."""
+        """Return the masks of a frame: the ground truth, then each encoder's prediction."""
         found = [
             read_prediction(prediction_file(self.folder, self.folders[one.name], clip.frame(t))) for one in self.results
         ]
         return [self.clips.filed(clip.mask(t)), *found]
 
     def panels(self, clip: Clip, t: int, side: int) -> list[UInt8[np.ndarray, "_ _ 3"]]:
-        """A frame with each of its masks over it, `side` pixels wide."""
+        """Return the frame overlaid with each of its masks, `side` pixels wide."""
         image = clip.image(t)
         background = None if self.clips.classes else 0
         return [_small(tinted(image, mask, background), side) for mask in self.masks(clip, t)]
 
     def strip(self, clip: Clip, text: str) -> Figure:
-        """A row the truth and each encoder, a column a time."""
+        """Draw a row for the ground truth and for each encoder, and a column for each time."""
         times = np.linspace(0, len(clip) - 1, min(TIMES, len(clip))).round().astype(int).tolist()
         columns = [self.panels(clip, t, SIDE) for t in times]
         rows = []
         for i, name in enumerate(["truth", *(self._title(one, clip) for one in self.results)]):
             titles = [name, *(f"frame {t}" for t in times[1:])]
             rows.append([(column[i], title) for column, title in zip(columns, titles, strict=True)])
-        path = self.folder / ".strip.jpg"  # photographs: a PNG of them has ten times the size
+        path = self.folder / ".strip.jpg"  # JPEG: these are photographs, and a PNG is ten times larger
         caption = (
-            f"{clip.name}{f' ({text})' if text else ''}: truth and every encoder's masks in frames "
-            f"{', '.join(map(str, times))}; the first is given"
+            f"{clip.name}{f' ({text})' if text else ''}: ground truth and the masks of every encoder in frames "
+            f"{', '.join(map(str, times))}; the first mask is given"
         )
         try:
             image = draw.panel(rows, path).read_bytes()
@@ -133,7 +133,7 @@ class Pages:
         return f"{name}\nJ&F {50 * float(score.j.mean() + score.f.mean()):.1f} %"
 
     def moving(self, clip: Clip) -> Figure:
-        """The truth and the encoders side by side through the clip, as a GIF of a few megabytes at most."""
+        """Draw the ground truth and all encoders side by side through the clip, as a GIF of at most a few megabytes."""
         times = np.linspace(0, len(clip) - 1, min(FRAMES, len(clip))).round().astype(int).tolist()
         names = ["truth", *(one.name for one in self.results)]
         height, width = clip.size
@@ -147,12 +147,12 @@ class Pages:
 def tinted(
     image: UInt8[np.ndarray, "H W 3"], mask: Integer[np.ndarray, "H W"], background: int | None = None
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture tinted by the labels' colours; void keeps the picture as it is. So does the background, if there is
-    one, and then white lines lie around the objects."""
+    """Tint the picture with the colours of the labels. Void pixels keep the picture. With a `background`, its pixels
+    keep the picture too, and white outlines surround the objects."""
     plain = mask == VOID if background is None else (mask == VOID) | (mask == background)
     mixed = ((1 - BLEND) * image + BLEND * colour_map()[mask.astype(np.int64)]).astype(np.uint8)
     found = np.where(plain[..., None], image, mixed)
-    if background is not None:  # between classes, which are many, lines would hide the small ones
+    if background is not None:  # class maps have many small regions, which outlines would hide
         edges = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
         found[edges] = 255
     return found
@@ -166,7 +166,7 @@ def _small(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "_
 
 
 def _grid(panels: Sequence[np.ndarray], names: Sequence[str]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """The panels in rows of up to three, each beneath its name."""
+    """Arrange the panels in rows of up to three, each below its name."""
     columns = min(3, len(panels))
     titled = [np.concatenate([_title(name, one.shape[1]), one]) for one, name in zip(panels, names, strict=True)]
     titled += [np.full_like(titled[0], 255)] * (-len(titled) % columns)
@@ -175,7 +175,7 @@ def _grid(panels: Sequence[np.ndarray], names: Sequence[str]) -> UInt8[np.ndarra
 
 
 def _title(name: str, width: int) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Black on white, as large as it fits."""
+    """Draw the name in black on white, as large as fits."""
     text = name.encode("ascii", "replace").decode()
     bar = np.full((TITLE, width, 3), 255, np.uint8)
     (length, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)

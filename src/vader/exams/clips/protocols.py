@@ -1,9 +1,9 @@
-"""The exams that clips are sat at by name: what is propagated, and which way.
+"""The named protocols for clips: what is propagated, and how.
 
-`davis/*`: the objects of DAVIS's val clips by J and F; of 2017's list, unless there is 2016's alone. `davis-2016/*`:
-those of 2016's list, all objects of a frame as one. `camvid/*`: the val split of CamVid as one clip, the first
-frame's class map given, by mean IoU over the classes of all later frames; pixels that were given as void, or drew
-their label from there, are called no class.
+`davis/*`: the objects of the DAVIS val clips, scored by J and F; the 2017 list, or the 2016 list if it is the only one.
+`davis-2016/*`: the clips of the 2016 list, with all objects of a frame as one. `camvid/*`: the CamVid val split as one
+clip, scored by mean IoU over the classes of all frames after the first, whose class map is given. Pixels that are void
+in the first frame, or whose label comes from such pixels, have no predicted class.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from vader.inference.propagation.protocols import PropagationProtocol
 
 @dataclass(frozen=True, kw_only=True)
 class ClipExam:
-    """A set of clips and the constants of propagation."""
+    """A set of clips and the constants of the propagation."""
 
     name: str
     data: Literal["davis", "davis-2016", "camvid"]

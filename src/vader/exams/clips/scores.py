@@ -1,4 +1,4 @@
-"""J and F of propagated masks, by object, sequence and data set (DAVIS 2017, semi-supervised).
+"""Compute J and F of propagated masks by object, sequence and data set (DAVIS 2017, semi-supervised).
 
 Axes: T frames, H W pixels, O objects.
 """
@@ -15,9 +15,9 @@ from vader.reports.metrics import VOID, boundary_f, jaccard, mask_statistics
 
 @dataclass(frozen=True)
 class ClipScore:
-    """Mean J and F of each object of a clip; `ids` are their labels. Empty if the first frame shows no object.
+    """Mean J and F of each object of a clip; `ids` holds their labels. Empty if the first frame shows no object.
 
-    `j_frames` and `f_frames` are those of each scored frame.
+    `j_frames` and `f_frames` hold the values of each scored frame.
     """
 
     ids: tuple[int, ...]
@@ -28,9 +28,9 @@ class ClipScore:
 
 
 def score_clip(predicted: Integer[np.ndarray, "T H W"], truth: Integer[np.ndarray, "T H W"]) -> ClipScore:
-    """J and F of the objects of the truth's first frame (labels above 0), means over frames 2 ... T - 1.
+    """Compute J and F of the objects of the truth's first frame (labels above 0), as means over frames 2 ... T - 1.
 
-    The first frame is given and the last is left out, as DAVIS has it. Raises BadInput for fewer than three frames.
+    The first frame is given and the last is not scored, as in DAVIS. Raises BadInput for fewer than three frames.
     """
     return score_frames(zip(predicted, truth, strict=True))
 
@@ -41,21 +41,21 @@ def score_frames(
     void: int | None = None,
     official: bool = False,
 ) -> ClipScore:
-    """`score_clip` of pairs (predicted, truth) that come one by one, and are not kept.
+    """Compute `score_clip` from a stream of pairs (predicted, truth), which are not kept.
 
-    `void` in the truth is background, and counts as such. `official` has the objects of DAVIS: 1 to the largest label
-    of the truth's first frame, shown there or not, and a larger label in a prediction is refused with BadInput, as is
-    a clip of fewer than three frames.
+    `void` in the truth counts as background. With `official`, the objects are those of DAVIS: 1 to the largest label
+    of the truth's first frame, even if a label in between does not occur. Raises BadInput for a larger label in a
+    prediction and for a clip of fewer than three frames.
     """
     ids: list[int] = []
     values: list[list[tuple[float, float]]] = []
-    waiting: tuple[np.ndarray, np.ndarray] | None = None  # the last frame, which is known only when the clip ends
+    waiting: tuple[np.ndarray, np.ndarray] | None = None  # the last frame is not scored, and known only at the end
     count = 0
     for count, (predicted, truth) in enumerate(pairs, start=1):
         if predicted.shape != truth.shape:
             raise BadInput(
-                f"frame {count - 1}: expected a mask of {truth.shape[0]}x{truth.shape[1]} px, got "
-                f"{predicted.shape[0]}x{predicted.shape[1]}; masks are scored in the truth's size"
+                f"frame {count - 1}: expected a mask of {truth.shape[0]}x{truth.shape[1]} px, found "
+                f"{predicted.shape[0]}x{predicted.shape[1]}; give masks of the size of the ground truth"
             )
         if void is not None:
             truth = np.where(truth == void, truth.dtype.type(0), truth)
@@ -67,7 +67,7 @@ def score_frames(
             values.append(_frame_scores(*waiting, ids, official, count - 2))
         waiting = predicted, truth
     if count < 3:
-        raise BadInput(f"clip: expected at least 3 frames, of which the first and last are not scored, got {count}")
+        raise BadInput(f"clip: expected at least 3 frames (the first and last are not scored), found {count}")
     scores = np.array(values, dtype=np.float64).reshape(len(values), len(ids), 2).transpose(2, 1, 0)
     return ClipScore(tuple(ids), scores[0].mean(1), scores[1].mean(1), scores[0], scores[1])
 
@@ -77,15 +77,15 @@ def _frame_scores(
 ) -> list[tuple[float, float]]:
     if official and predicted.max() > len(ids):
         raise BadInput(
-            f"frame {number}: expected objects 1 to {len(ids)}, those of the first mask, got {predicted.max()}; "
-            "leave others out"
+            f"frame {number}: expected objects 1 to {len(ids)}, as in the first mask, found {predicted.max()}; "
+            "remove other labels"
         )
     pairs = [(predicted == i, truth == i) for i in ids]
     return [(jaccard(a, b), boundary_f(a, b)) for a, b in pairs]
 
 
 def foreground(mask: Integer[np.ndarray, "H W"], void: int | None = VOID) -> UInt8[np.ndarray, "H W"]:
-    """DAVIS 2016's one object: all of 2017's together."""
+    """Merge all objects into one, as DAVIS 2016 does with those of DAVIS 2017."""
     shown = mask > 0
     return (shown if void is None else shown & (mask != void)).astype(np.uint8)
 
@@ -94,7 +94,7 @@ def foreground(mask: Integer[np.ndarray, "H W"], void: int | None = VOID) -> UIn
 
 
 def mean_scores(scores: list[ClipScore]) -> dict[str, float]:
-    """`j`, `f` and their mean `j_and_f` over all objects of all clips (each object counts the same), and `objects`."""
+    """Return `j`, `f` and their mean `j_and_f` over all objects of all clips (equal weights), and `objects`."""
     j, f = (np.concatenate([np.zeros(0), *parts]) for parts in ([s.j for s in scores], [s.f for s in scores]))
     if not len(j):
         return {"j": float("nan"), "f": float("nan"), "j_and_f": float("nan"), "objects": 0.0}
@@ -102,9 +102,9 @@ def mean_scores(scores: list[ClipScore]) -> dict[str, float]:
 
 
 def davis_scores(scores: Sequence[ClipScore]) -> dict[str, float]:
-    """DAVIS's table: `j_mean`, `j_recall`, `j_decay`, the same of `f`, and `j_and_f`, means over all objects.
+    """Compute the DAVIS table: `j_mean`, `j_recall`, `j_decay`, the same for `f`, and `j_and_f`.
 
-    Each object counts the same, whatever its sequence. nan without objects.
+    These are means over all objects with equal weights. nan without objects.
     """
     found: dict[str, float] = {}
     for letter in ("j", "f"):
@@ -121,7 +121,7 @@ def davis_scores(scores: Sequence[ClipScore]) -> dict[str, float]:
 
 
 def sequence_scores(scores: dict[str, ClipScore]) -> dict[str, dict[str, float]]:
-    """The same of every object, as SEQUENCE_ID, and under its own name of every sequence that has more than one."""
+    """Score every object, named SEQUENCE_ID, and, under its own name, every sequence with more than one object."""
     found = {}
     for name, score in scores.items():
         if len(score.ids) != 1:
@@ -135,5 +135,5 @@ def sequence_scores(scores: dict[str, ClipScore]) -> dict[str, dict[str, float]]
 
 def _frames(score: ClipScore, letter: str) -> np.ndarray:
     rows = score.j_frames if letter == "j" else score.f_frames
-    assert rows is not None, "the score of each frame was not kept"
+    assert rows is not None, "the scores of each frame were not kept"
     return rows

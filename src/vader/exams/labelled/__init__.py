@@ -1,1 +1,1 @@
-"""Exams of labelled pictures: probes, nearest neighbours, clusters."""
+"""Exams on labelled pictures: linear probes, nearest neighbours, clusters."""

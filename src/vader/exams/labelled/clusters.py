@@ -1,12 +1,12 @@
-"""Segmentation without any label in training: k-means over the patches of the test split, matched to classes.
+"""Segment without labels: k-means over the patches of the test split, with clusters matched to classes.
 
-As many clusters as classes; labels are used once, at the end, to find the one-to-one matching of clusters to classes
-with the largest mean IoU (`metrics.hungarian_miou`). Patches are those of the neighbours exam, L2-normalised, so that
-each picture counts about the same and a patch by its direction, as a cosine sees it. A pixel belongs to the cluster
-whose indicator, read bilinearly from the patches, is largest there: that is a vote of the patches around it, and needs
-no distance at every pixel.
+There are as many clusters as classes. Labels are used only at the end, to find the one-to-one matching of clusters to
+classes with the largest mean IoU (`metrics.hungarian_miou`). Patches are those of the nearest-neighbour exam. They are
+L2-normalised, so that pictures have about equal weight and distances follow the cosine. One-hot cluster maps of the
+patches are interpolated bilinearly, and each pixel gets the cluster with the largest value. This needs no distances at
+full resolution.
 
-Axes: N patches, C channels, K clusters and classes, R rivals for a centre, B pictures, H W pixels, gh gw patches.
+Axes: N patches, C channels, K clusters and classes, R candidates for a centre, B pictures, H W pixels, gh gw patches.
 """
 
 import math
@@ -26,19 +26,19 @@ from vader.exams.labelled.patches import check_pair, pool_to
 from vader.exams.labelled.segmentation import SegmentationScore, Watch, count_hits
 from vader.reports.metrics import VOID, confusion, hungarian_miou, pixel_accuracy
 
-CHUNK = 1 << 15  # patches at a time
-PATCH_BYTES = 96  # of a patch, at most: distances of 8 rivals, the least, running totals, the best run's nearest
-ENOUGH = 1e-5  # of the inertia: an iteration that gains less is the last
+CHUNK = 1 << 15  # patches processed at a time
+PATCH_BYTES = 96  # a patch, at most: distances of 8 candidates, the minimum, running totals, the best run's assignment
+ENOUGH = 1e-5  # relative gain in inertia at which the iteration stops
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClustersProtocol:
-    """Every constant of the exam; the number of clusters is that of the classes."""
+    """Every constant of the exam. The number of clusters is the number of classes."""
 
     name: str
     data: str
-    cells: int | None = 32 * 32  # about how many patches a picture has; None: its map's own cells
-    restarts: int = 5  # of which the one with the least inertia counts
+    cells: int | None = 32 * 32  # approximate number of patches of a picture; None: the cells of its map
+    restarts: int = 5  # the run with the smallest inertia counts
     iterations: int = 100
     void: int = VOID
     features: str = "float16"
@@ -54,7 +54,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Clusters:
-    """Centres, each row's nearest, and the sum of the squared distances to it."""
+    """The centres, the nearest centre of each row, and the sum of squared distances to it."""
 
     centres: Float[Tensor, "K C"]
     nearest: Int64[Tensor, "N"]
@@ -65,13 +65,13 @@ class Clusters:
 def kmeans(
     rows: Float[Tensor, "N C"], k: int, *, seed: int = 0, restarts: int = 5, iterations: int = 100, chunk: int = CHUNK
 ) -> Clusters:
-    """The best of several runs of Lloyd's iteration from centres chosen by greedy k-means++.
+    """Return the best of several runs of Lloyd's algorithm, initialised by greedy k-means++.
 
-    Rows may be in half precision; `chunk` of them at a time are worked on, in float32. A cluster that loses its last
-    row gets the row farthest from its centre. Raises BadInput for fewer rows than clusters.
+    Rows may be in half precision; they are processed in float32, `chunk` rows at a time. An empty cluster gets the row
+    farthest from its centre. Raises BadInput for fewer rows than clusters.
     """
     if len(rows) < k:
-        raise BadInput(f"clusters: expected at least as many patches as classes, {k}, got {len(rows)}")
+        raise BadInput(f"clusters: expected at least as many patches as classes, {k}, found {len(rows)}")
     generator = torch.Generator().manual_seed(seed)
     return min(
         (_lloyd(rows, _seeds(rows, k, generator, chunk), iterations, chunk) for _ in range(restarts)),
@@ -94,7 +94,7 @@ def _lloyd(rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"], iterations
 def _assign(
     rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"], chunk: int
 ) -> tuple[Int64[Tensor, "N"], Float[Tensor, "N"]]:
-    """The nearest centre of each row and its squared distance."""
+    """Return the nearest centre of each row and its squared distance."""
     nearest, distances = torch.empty(len(rows), dtype=torch.int64), torch.empty(len(rows))
     for some, *into in zip(*(one.split(chunk) for one in (rows, distances, nearest)), strict=True):
         torch.min(_distances(some, centres), 1, out=tuple(into))
@@ -102,7 +102,7 @@ def _assign(
 
 
 def _distances(rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"]) -> Float[Tensor, "N K"]:
-    """Squared."""
+    """Return squared distances."""
     rows = rows.float()
     products = torch.addmm(centres.square().sum(1), rows, centres.T, alpha=-2)
     return products.add_(rows.square().sum(1, keepdim=True)).clamp_min_(0)
@@ -111,7 +111,7 @@ def _distances(rows: Float[Tensor, "N C"], centres: Float[Tensor, "K C"]) -> Flo
 def _means(
     rows: Float[Tensor, "N C"], nearest: Int64[Tensor, "N"], distances: Float[Tensor, "N"], k: int, chunk: int
 ) -> Float[Tensor, "K C"]:
-    """Each cluster's mean; the rows farthest from their centres for clusters without rows."""
+    """Return each cluster's mean; an empty cluster gets one of the rows farthest from their centres."""
     sums = torch.zeros(k, rows.shape[1], dtype=torch.float64)
     for some, of in zip(rows.split(chunk), nearest.split(chunk), strict=True):
         sums += torch.zeros(k, rows.shape[1]).index_add_(0, of, some.float())
@@ -124,13 +124,13 @@ def _means(
 
 
 def _seeds(rows: Float[Tensor, "N C"], k: int, generator: torch.Generator, chunk: int) -> Float[Tensor, "K C"]:
-    """Rows drawn in proportion to the squared distance from those before, each the best of a few draws."""
+    """Draw rows in proportion to the squared distance from the chosen rows; each is the best of a few candidates."""
     rivals = 2 + int(math.log(k))
     chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
     least = _columns(rows, rows[chosen].float(), chunk)[:, 0]
     while len(chosen) < k:
         total = least.double().cumsum(0)
-        # Where a row is drawn by the running total: any row, once all rows are centres.
+        # If all rows are centres, the total is 0 and any row is drawn.
         drawn = torch.searchsorted(total, torch.rand(rivals, generator=generator, dtype=torch.float64) * total[-1])
         drawn = drawn.clamp_max(len(rows) - 1)
         after = _columns(rows, rows[drawn].float(), chunk)  # (N, R)
@@ -153,9 +153,9 @@ def _columns(rows: Float[Tensor, "N C"], centres: Float[Tensor, "R C"], chunk: i
 
 @dataclass(frozen=True)
 class Patches:
-    """The L2-normalised patches of many pictures, one picture's after the other's; each picture's grid and size.
+    """The L2-normalised patches of all pictures, concatenated; the patch grid and the size of each picture.
 
-    Rows may lie in a file, of which k-means reads a chunk at a time.
+    Rows may be in a file, from which k-means reads a chunk at a time.
     """
 
     rows: Float[Tensor, "N C"]
@@ -163,7 +163,7 @@ class Patches:
     sizes: tuple[tuple[int, ...], ...]
 
     def beside(self, classes: int) -> int:
-        """Bytes that clustering and scoring hold beside the rows at most: some a patch, and each picture's counts."""
+        """Return the bytes that clustering and scoring need beside the rows, at most: per patch and per picture."""
         return PATCH_BYTES * len(self.rows) + 16 * len(self.sizes) * classes**2
 
 
@@ -174,10 +174,10 @@ def gather_patches(
     protocol: ClustersProtocol,
     store: Store,
 ) -> Patches:
-    """The patches of maps that come one at a time with their labels, whose size alone matters, and are not kept.
+    """Collect the patches of a stream of maps with labels, of which only the size is used. Neither is kept.
 
-    They lie in `store`, which is empty before and lives as long as they do. Raises BadInput for labels that do not fit
-    their maps or are no class, and for no pictures.
+    The patches are stored in `store`, which must be empty and must stay open as long as they are used. Raises BadInput
+    for labels that do not fit their maps or are not classes, and for an empty stream.
     """
     grids, sizes = [], []
     for number, (one, label) in enumerate(pairs):
@@ -187,12 +187,12 @@ def gather_patches(
         grids.append((pooled.shape[0], pooled.shape[1]))
         sizes.append(label.shape)
     if not sizes:
-        raise BadInput("clusters: expected some pictures, got none; check the split")
+        raise BadInput("clusters: expected at least one picture, found none; check the split")
     return Patches(torch.from_numpy(store.joined()), tuple(grids), tuple(sizes))
 
 
 def cluster_pixels(nearest: Int64[Tensor, "gh gw"], k: int, size: tuple[int, ...]) -> Integer[np.ndarray, "H W"]:
-    """The cluster of each pixel of a picture of `size` (height, width): the largest of the bilinear indicators."""
+    """Return the cluster of each pixel of a picture of `size` (height, width), by bilinear interpolation."""
     indicators = F.one_hot(nearest, k).permute(2, 0, 1)[None].float()
     full = F.interpolate(indicators, size=list(size), mode="bilinear", align_corners=False)
     return full[0].argmax(0).numpy()
@@ -207,10 +207,10 @@ def score_clusters(
     seed: int = 0,
     watch: Watch | None = None,
 ) -> SegmentationScore:
-    """Cluster the patches, then score by the best matching; `labels` are walked through once, in the patches' order.
+    """Cluster the patches and score them by the best matching; `labels` is read once, in the order of the patches.
 
-    The score's classes are matched: `miou` is over those that occur in the truth, and confusion and counts have the
-    label of each class in its own column. `watch` sees classes, too, after all pictures: only then are they known.
+    The score is in matched classes: `miou` is over the classes that occur in the truth, and each class's predictions
+    are in its own column of confusion and counts. `watch` is called with matched classes, after all pictures are read.
     """
     found = kmeans(patches.rows, classes, seed=seed, restarts=protocol.restarts, iterations=protocol.iterations)
     clusters = list(_grids(found.nearest, patches.grids))
@@ -222,7 +222,7 @@ def score_clusters(
     total = together.sum(0, dtype=np.int64)
     mean, iou, matching = hungarian_miou(total)
     if watch:
-        kinds = torch.from_numpy(np.argsort(matching))  # each cluster's class
+        kinds = torch.from_numpy(np.argsort(matching))  # the class of each cluster
         for number, (one, size) in enumerate(zip(clusters, patches.sizes, strict=True)):
             watch(number, cluster_pixels(kinds[one], classes, size)[None])
     matched = total[:, matching]
@@ -246,7 +246,7 @@ def cluster_segmentation(
 ) -> SegmentationScore:
     """Cluster a set's maps into as many clusters as classes and score them by the best matching.
 
-    Labels have the size of the pictures that the maps were made of; the seed chooses the first centres.
+    Labels have the size of the pictures of the maps. The seed draws the first centres.
     """
     with Store(Budget(sys.maxsize)) as store:
         patches = gather_patches(zip(maps, labels, strict=True), classes, stride, protocol, store)

@@ -1,8 +1,8 @@
-"""How much of the depth one linear layer reads off frozen features.
+"""Measure how well one linear layer predicts depth from frozen features.
 
-The house probe with one output: batch norm without affine part and a 1x1 convolution on the dense map, the output
-bilinearly at the labels' size, L1 on the depth in metres over its valid pixels. A closed-form ridge regression is the
-start, L1 the end. Axes: B pictures, T probes, C channels, N pixels, H W pixels, h w cells.
+The probe of vader with one output: batch norm without affine parameters and a 1x1 convolution on the dense map,
+bilinear upsampling to the size of the labels, and L1 loss on the depth in metres over valid pixels. Training starts
+from a closed-form ridge regression. Axes: B pictures, T probes, C channels, N pixels, H W pixels, h w cells.
 """
 
 from collections import Counter
@@ -19,22 +19,22 @@ from vader.finetuning.heads import RATES, Draws, Picked, hold_out, learn, stacke
 from vader.finetuning.pixels import LinearProbe, PixelDraw, ProbeConfig, check_set, full_size
 from vader.reports.metrics import depth_errors
 
-RIDGE = 1e-3  # beside correlations, whose diagonal is 1
-NEAREST = 1e-3  # metres; predictions are clamped to it
-LR = 0.01  # of the L1 steps: the start is near
+RIDGE = 1e-3  # added to correlations, whose diagonal is 1
+NEAREST = 1e-3  # metres, lower bound of predictions
+LR = 0.01  # of the L1 steps; small, because the ridge solution is close
 
 Crop = tuple[int, int, int, int]  # top, bottom, left, right of a 480 x 640 picture
 FRAME = (480, 640)
-Watch = Callable[[int, np.ndarray], None]  # (number of the picture, each probe's depths (T, H, W))
+Watch = Callable[[int, np.ndarray], None]  # (index of the picture, each probe's depths (T, H, W))
 
 
 @dataclass(frozen=True)
 class DepthScore:
-    """Errors in metres, or shares. Each is the mean over pictures of the picture's own; `pooled_rmse` is over all
-    pixels at once. nan if no picture has a valid pixel.
+    """Errors in metres, or shares. Each is the mean of the pictures' values; `pooled_rmse` is over all pixels together.
+    nan if no picture has a valid pixel.
 
-    `errors` are each picture's RMSE, abs-rel and delta1 (nan without a valid pixel, counted in `skipped`); `pixels` is
-    what `count_pixels` found in all pictures, crops aside.
+    `errors` holds each picture's RMSE, abs-rel and delta1 (nan without a valid pixel, counted in `skipped`); `pixels`
+    is the sum of `count_pixels` over all pictures, without crops.
     """
 
     rmse: float
@@ -57,11 +57,11 @@ def linear_depth(
     farthest: float = float("inf"),
     config: ProbeConfig | None = None,
 ) -> DepthScore:
-    """Train the probe on the maps of one set, score it on every valid pixel of another.
+    """Train the probe on the maps of one set and score it on every valid pixel of another.
 
-    Depths are in metres and have the pictures' size; a pixel is valid where its depth is finite, above 0 and not
-    beyond `farthest`, to which predictions are clamped too (protocols of indoor scenes say 10 m). Maps of zeros give
-    the score of the best constant. Raises BadInput for sets that do not fit each other.
+    Depths are in metres and have the pictures' size. A pixel is valid if its depth is finite, above 0 and at most
+    `farthest`, to which predictions are clamped too (10 m in protocols of indoor scenes). Maps of zeros give the score
+    of the best constant. Raises BadInput for sets that do not fit each other.
     """
     check_set("test set", test, test_depths, stride)
     probe = train_probe(train, train_depths, stride=stride, seed=seed, farthest=farthest, config=config)
@@ -70,12 +70,12 @@ def linear_depth(
 
 
 def is_valid(depth: Float[np.ndarray, "*shape"], farthest: float = float("inf")) -> Bool[np.ndarray, "*shape"]:
-    """Where there is a depth to learn or to find."""
+    """Return where the depth can be learnt and scored."""
     return np.isfinite(depth) & (depth > 0) & (depth <= farthest)
 
 
 def count_pixels(depth: Float[np.ndarray, "*shape"], farthest: float = float("inf")) -> Counter[str]:
-    """How many pixels are valid, and how many are not for which reason."""
+    """Count the valid pixels, and the invalid ones by reason."""
     finite = np.isfinite(depth)
     valid, beyond = (int(is_valid(depth, far).sum()) for far in (farthest, float("inf")))
     known = int(finite.sum())
@@ -96,12 +96,12 @@ def score_probes(
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> list[list[DepthScore]]:
-    """Each probe's score in each crop, over pairs of a map and its depths, which come one at a time and are not kept.
+    """Score each probe in each crop over a stream of pairs of a map and its depths, which are not kept.
 
-    A crop is of a frame of 480 x 640 pixels; of other pictures it is the same share of each side.
+    A crop is given for a frame of 480 x 640 pixels; for other sizes it is scaled with each side.
     """
     together = stacked(probes, device)
-    errors: list[list[list[tuple[float, ...]]]] = []  # of picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
+    errors: list[list[list[tuple[float, ...]]]] = []  # by picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
     pixels: Counter[str] = Counter()
     for number, (one, depth) in enumerate(test):
         found = full_size(together(one.to(device))[None], stride, depth.shape)[0].clamp(NEAREST, farthest)
@@ -117,7 +117,7 @@ def score_probes(
 
 
 def score_of(errors: Float[np.ndarray, "B 4"], pixels: Mapping[str, int] | None = None) -> DepthScore:
-    """The score of pictures' RMSE, abs-rel, delta1 and numbers of valid pixels; `pixels` are `count_pixels`' sums."""
+    """Compute the score from each picture's RMSE, abs-rel, delta1 and valid pixels; `pixels` sums `count_pixels`."""
     counts = dict(pixels or {})
     kept = errors[errors[:, 3] > 0]
     skipped = len(errors) - len(kept)
@@ -137,7 +137,7 @@ def _errors(
 
 
 def inside(crop: Crop | None, size: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
-    """The pixels of a picture of `size` (height, width) that a crop keeps."""
+    """Return the mask of the pixels of a picture of `size` (height, width) that the crop keeps."""
     mask = np.zeros(size, dtype=bool)
     top, bottom, left, right = crop or (0, FRAME[0], 0, FRAME[1])
     (height, width), (full_height, full_width) = size, FRAME
@@ -149,7 +149,7 @@ def inside(crop: Crop | None, size: tuple[int, ...]) -> Bool[np.ndarray, "H W"]:
 def predict_depth(
     probe: LinearProbe, one: Float[Tensor, "C _ _"], stride: int, size: tuple[int, ...], farthest: float = float("inf")
 ) -> Float[np.ndarray, "H W"]:
-    """The depth of every pixel of a picture of `size` (height, width), metres."""
+    """Predict the depth in metres of every pixel of a picture of `size` (height, width)."""
     return full_size(probe(one)[None], stride, size)[0, 0].clamp(NEAREST, farthest).numpy()
 
 
@@ -165,7 +165,7 @@ def train_probe(
     farthest: float = float("inf"),
     config: ProbeConfig | None = None,
 ) -> LinearProbe:
-    """Ridge regression, then L1 at random valid pixels, Adam. Of the config's settings, `lr` is `LR` by default."""
+    """Fit a ridge regression, then train with L1 at random valid pixels with Adam. `lr` is `LR` by default."""
     configs = [config or ProbeConfig(lr=LR, weight_decay=0.0)]
     return train_probes(maps, depths, stride=stride, seeds=[seed], farthest=farthest, configs=configs)[0]
 
@@ -181,12 +181,12 @@ def train_probes(
     farthest: float = float("inf"),
     device: str = "cpu",
 ) -> list[LinearProbe]:
-    """A probe for each seed, its config and its subset of the pictures (None: all): `train_probe`'s, side by side."""
+    """Train a probe for each seed with its config on its subset of the pictures (None: all), in parallel."""
     check_set("training set", maps, depths, stride)
     _check_known(depths, subsets, farthest)
     draws = Draws.of(maps, depths, lambda depth: is_valid(depth, farthest), stride, seeds, subsets)
     starts = [_ridge(draw, config) for draw, config in zip(draws.each, configs, strict=True)]
-    # Depths in units in which they are about 1, so that one rate suits all.
+    # Scale depths to about 1, so that one learning rate fits all.
     units = [unit for unit, _ in starts]
     weights, biases = [start[None, :-1] / unit for unit, start in starts], [start[-1:] / unit for unit, start in starts]
 
@@ -204,13 +204,13 @@ def _check_known(
         if not any(is_valid(depths[i], farthest).any() for i in some):
             reach = f" up to {farthest:g} m" if np.isfinite(farthest) else ""
             raise BadInput(
-                f"depths: expected some{reach} to learn from, none of {len(some)} pictures has any; are they in "
-                "millimetres?"
+                f"depths: expected some{reach} to learn from, found none in {len(some)} pictures; give depths in "
+                "metres, not millimetres"
             )
 
 
 def _ridge(draw: PixelDraw, config: ProbeConfig) -> tuple[float, Float[Tensor, "columns"]]:
-    """The depths' deviation, and weights and bias of the least squares over `pixels` of every picture."""
+    """Return the standard deviation of depths, and weights and bias of least squares over `pixels` of every picture."""
     width = len(draw.standard.mean) + 1
     gram, moment = torch.zeros(width, width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)
     squares, count = 0.0, 0
@@ -225,7 +225,7 @@ def _ridge(draw: PixelDraw, config: ProbeConfig) -> tuple[float, Float[Tensor, "
     solution = torch.linalg.solve(gram / count + penalty.diag(), moment / count)
     mean = float(moment[-1] / count)
     deviation = max(squares / count - mean**2, 0) ** 0.5
-    if deviation <= 1e-6 * mean:  # all depths are the same, and the start has found it
+    if deviation <= 1e-6 * mean:  # all depths are equal, and the start is the solution
         deviation = mean
     return deviation, solution.float()
 
@@ -241,7 +241,7 @@ def sweep_probe(
     config: ProbeConfig | None = None,
     device: str = "cpu",
 ) -> dict[float, DepthScore]:
-    """Each learning rate's score on a fifth of the training pictures that its probe did not see."""
+    """Return each learning rate's score on a held-out fifth of the training pictures."""
     kept, held = hold_out(len(maps), seed)
     base = config or ProbeConfig(lr=LR, weight_decay=0.0)
     probes = train_probes(

@@ -1,9 +1,10 @@
-"""DINOv3's linear probe of depth: 256 bins of distance at every cell, whose mean is the depth, and SigLoss.
+"""Train DINOv3's linear probe of depth: weights over 256 depth bins at every cell, trained with SigLoss.
 
-Batch norm with its affine part, over the whole batch as SyncBN, and a 1x1 convolution give a number a bin; after ReLU,
-an offset and normalising these are weights of the bins' depths. The depth, not the numbers, is brought to full size.
-Crops are random, so every step encodes its 16 pictures anew: 614,400 in all, as many as a GPU does in minutes and two
-cores in many hours. All trials learn from the same batches; they differ in their first weights.
+Batch norm with affine parameters over the whole batch (as SyncBN) and a 1x1 convolution give one number for each bin.
+ReLU, an offset and normalisation turn these into weights, and the weighted mean of the bins is the depth. The depth,
+not the numbers, is upsampled to full size. Crops are random, so every step encodes its 16 pictures again: 614,400
+pictures in all, minutes on a GPU and many hours on two CPU cores. All trials learn from the same batches; they differ
+only in their initial weights.
 
 Source: facebookresearch/dinov3: dinov3/eval/depth, read at 6876159. Axes: B pictures, T probes, C channels, K bins,
 N pixels, H W pixels, h w cells.
@@ -32,40 +33,40 @@ from vader.reports.metrics import depth_errors
 from vader.runtime.progress import Progress
 
 ROOM = Room()
-NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1  # of batch norm, torch's defaults
-TINY = 1e-12  # below it SigLoss has no gradient
+NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1  # of batch norm, the defaults of torch
+TINY = 1e-12  # below this SigLoss has no gradient
 
-Watch = Callable[[int, np.ndarray], None]  # (number of the picture, each probe's depths (T, H, W))
+Watch = Callable[[int, np.ndarray], None]  # (index of the picture, each probe's depths (T, H, W))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BinsConfig:
-    """The probe's constants; those of configs/config-nyu.yaml unless another file is named."""
+    """The constants of the probe, from configs/config-nyu.yaml unless another file is named."""
 
     views: Room = ROOM
     bins: int = 256  # n_output_channels
-    nearest: float = 0.001  # metres, the first bin; predictions are clamped to it
-    farthest: float = 10.0  # metres, the last bin; truth beyond it is not scored
-    offset: float = 0.1  # of each weight, so that they never sum to 0; models/__init__.py
-    spread: float = 0.01  # of the first weights; models/linear_head.py
+    nearest: float = 0.001  # metres, the first bin; lower bound of predictions
+    farthest: float = 10.0  # metres, the last bin; pixels with a larger true depth are not scored
+    offset: float = 0.1  # added to each weight, so that the sum is never 0; models/__init__.py
+    spread: float = 0.01  # of the initial weights; models/linear_head.py
     steps: int = 38_400
     batch: int = 16
-    group: int = 2  # pictures that share a loss: it was each of 8 GPUs' own, and its gradients' mean was taken
+    group: int = 2  # pictures that share a loss, as on each of 8 GPUs, whose gradients were averaged
     lr: float = 3e-4
     warm_up: int = 12_800  # steps
-    start_divisor: float = 1000.0  # of `lr`, before the first step (final_div_factor)
-    end_divisor: float = 25_000.0  # of `lr`, after the last; schedulers.py, div_factor 25 times final_div_factor
-    beta1: tuple[float, float] = (0.85, 0.95)  # after the warm-up, in which the scheduler makes it 0; see `beta1_at`
+    start_divisor: float = 1000.0  # of `lr` at the first step (final_div_factor)
+    end_divisor: float = 25_000.0  # of `lr` after the last step; schedulers.py, div_factor 25 times final_div_factor
+    beta1: tuple[float, float] = (0.85, 0.95)  # after the warm-up; during it the scheduler sets 0, see `beta1_at`
     beta2: float = 0.99
     weight_decay: float = 1e-4  # of all parameters
-    clip: float = 35.0  # of the norm of a probe's gradient
+    clip: float = 35.0  # maximum norm of a probe's gradient
     log_offset: float = 1e-3  # metres; loss.py
-    mean_share: float = 0.15  # of the squared mean; loss.py
-    without_variance: int = 100  # steps at first; loss.py
+    mean_share: float = 0.15  # weight of the squared mean; loss.py
+    without_variance: int = 100  # first steps, whose loss has no variance term; loss.py
 
 
 def rate_at(step: int, config: BinsConfig) -> float:
-    """The learning rate of a step from 0: a line times a cosine while it warms up, then the cosine."""
+    """Return the learning rate of a step, from 0: a line times a cosine during the warm-up, then the cosine."""
     if step < config.warm_up:
         cosine = (1 + math.cos(math.pi * step / config.steps)) / 2
         return config.lr / config.start_divisor + config.lr * cosine * step / config.warm_up
@@ -75,7 +76,7 @@ def rate_at(step: int, config: BinsConfig) -> float:
 
 
 def beta1_at(step: int, config: BinsConfig) -> float:
-    """AdamW's first momentum: their scheduler overwrites the config's 0.9, with 0 during the warm-up."""
+    """Return AdamW's beta1 of a step: DINOv3's scheduler replaces the config's 0.9, with 0 during the warm-up."""
     if step < config.warm_up:
         return 0.0
     low, high = config.beta1
@@ -86,9 +87,9 @@ def beta1_at(step: int, config: BinsConfig) -> float:
 def sig_loss(
     predicted: Float[Tensor, "N"], truth: Float[Tensor, "N"], config: BinsConfig, variance: bool = True
 ) -> Float[Tensor, ""]:
-    """sqrt(var g + 0.15 mean(g)^2) of the differences g of logarithms of depths in metres, N at least 2.
+    """Compute sqrt(var g + 0.15 mean(g)^2) of the differences g of log depths (in metres), with N at least 2.
 
-    The variance is over N - 1; `variance` leaves it out.
+    The variance is over N - 1; `variance=False` leaves it out.
     """
     g = (predicted + config.log_offset).log() - (truth + config.log_offset).log()
     squares = config.mean_share * g.mean().square()
@@ -98,7 +99,7 @@ def sig_loss(
 
 
 def expected_depth(outputs: Float[Tensor, "B K h w"], config: BinsConfig) -> Float[Tensor, "B h w"]:
-    """The mean of the bins' depths, metres, weighted by the outputs' positive part and an offset."""
+    """Compute the mean depth of the bins in metres, weighted by the positive part of the outputs plus an offset."""
     bins = torch.linspace(config.nearest, config.farthest, config.bins, device=outputs.device, dtype=outputs.dtype)
     weights = outputs.relu() + config.offset
     return torch.einsum("bkhw,k->bhw", weights, bins) / weights.sum(1)
@@ -109,7 +110,7 @@ def expected_depth(outputs: Float[Tensor, "B K h w"], config: BinsConfig) -> Flo
 
 @dataclass(frozen=True)
 class Head:
-    """A probe's parameters: batch norm's affine part, then the convolution."""
+    """The parameters of a probe: the affine part of batch norm, then the convolution."""
 
     gamma: Float[Tensor, "C"]
     beta: Float[Tensor, "C"]
@@ -118,22 +119,22 @@ class Head:
 
     @classmethod
     def first(cls, bins: int, channels: int, spread: float, seed: int, device: str) -> "Head":
-        """The head of a seed before its first step."""
+        """Make the initial head of a seed."""
         weight = spread * torch.randn(bins, channels, generator=torch.Generator().manual_seed(seed))
         parts = torch.ones(channels), torch.zeros(channels), weight, torch.zeros(bins)
         return cls(*(part.to(device).requires_grad_() for part in parts))
 
     @property
     def parameters(self) -> list[Tensor]:
-        """All four."""
+        """Return the four parameters."""
         return [self.gamma, self.beta, self.weight, self.bias]
 
     def affine(self) -> tuple[Float[Tensor, "K C"], Float[Tensor, "K"]]:
-        """Weight and bias for features that are normalised."""
+        """Return weight and bias for normalised features."""
         return self.weight * self.gamma, self.weight @ self.beta + self.bias
 
     def folded(self, mean: Float[Tensor, "C"], variance: Float[Tensor, "C"]) -> LinearProbe:
-        """The probe for features as they are."""
+        """Return the probe for features that are not normalised."""
         weight, bias = (part.detach() for part in self.affine())
         weight = weight / (variance + NORM_EPS).sqrt()
         return LinearProbe(weight.cpu(), (bias - weight @ mean).cpu())
@@ -141,7 +142,7 @@ class Head:
 
 def train_probes(
     encoder: DenseEncoder,
-    examples: Sequence,  # of Example; a type check of one would read a picture
+    examples: Sequence,  # of Example; not in the type, because a type check would read a picture
     *,
     seeds: Sequence[int],
     config: BinsConfig,
@@ -150,10 +151,10 @@ def train_probes(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> list[LinearProbe]:
-    """A probe for each seed, all from the first seed's crops; its outputs are what `expected_depth` takes.
+    """Train a probe for each seed, all on the first seed's crops. `expected_depth` turns their outputs into depth.
 
-    `batch` pictures are encoded at a time, `config.batch` pictures' features are in memory. Raises BadInput for
-    pictures that are smaller than a crop and for depths none of which is valid.
+    `batch` pictures are encoded at a time; memory holds the features of `config.batch` pictures. Raises BadInput for
+    pictures smaller than a crop and for depths without a valid pixel.
     """
     change = partial(room_view, config=config.views)
     shuffled = Shuffled(examples, change, seeds[0], -(-config.steps * config.batch // len(examples)))
@@ -175,7 +176,7 @@ def train_probes(
             optimizer.step()
             learnt = True
     if not learnt:
-        raise BadInput(f"depths: expected some to learn from, none of {len(examples)} pictures has a valid pixel")
+        raise BadInput(f"depths: expected valid pixels to learn from, found none in {len(examples)} pictures")
     return [head.folded(mean, variance) for head in heads]
 
 
@@ -183,11 +184,11 @@ def _accumulate(
     heads: Sequence[Head], normal: Float[Tensor, "B C h w"], depths: Float[Tensor, "B H W"], stride: int,
     config: BinsConfig, variance: bool,
 ) -> bool:  # fmt: skip
-    """Add the gradients of the mean loss of the groups; whether any group has depths."""
+    """Add the gradients of the mean loss of the groups. Returns whether any group has depths."""
     groups = list(zip(normal.split(config.group), depths.split(config.group), strict=True))
     for some, truth in groups:
         valid = truth.isfinite() & (truth > 0)
-        if valid.sum() < 2:  # one pixel has no variance
+        if valid.sum() < 2:  # the variance needs two pixels
             continue
         for head in heads:
             weight, bias = head.affine()
@@ -210,12 +211,12 @@ def score_probes(
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> list[list[DepthScore]]:
-    """Each probe's score in each crop over a picture's map, its mirrored picture's map and its depths at a time.
+    """Score each probe in each crop over triples of a picture's map, its mirrored picture's map and its depths.
 
-    The prediction is the mean of both maps', clamped to the range of the bins.
+    The prediction is the mean of both maps' predictions, clamped to the range of the bins.
     """
     together = stacked(probes, device)
-    errors: list[list[list[tuple[float, ...]]]] = []  # of picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
+    errors: list[list[list[tuple[float, ...]]]] = []  # by picture, probe, crop: RMSE, abs-rel, delta1, valid pixels
     pixels: Counter[str] = Counter()
     for number, (one, mirrored, truth) in enumerate(test):
         pixels.update(count_pixels(truth, config.farthest))

@@ -1,11 +1,11 @@
-"""Leopart's linear probe: a 1x1 convolution and nothing else, SGD, random crops of 448 px pressed square.
+"""Train Leopart's linear probe: only a 1x1 convolution, with SGD on random crops resized to squares of 448 px.
 
-Crops are random, so each of the epochs sends every picture of the train split through the encoder anew: 25 times the
-cost of the house probe's features. All trials learn from the same crops in the same order, for one pass; they differ
-in their first weights, and in few-label variants in their pictures, each with passes of its own.
+Crops are random, so each epoch encodes every picture of the train split again: 25 times the cost of the features of
+the probe of vader. All trials share one pass and learn from the same crops in the same order; they differ in their
+initial weights. In few-label variants they also differ in their pictures, and each trial has its own passes.
 
 Source: MkuuWaUjinga/leopart: experiments/linear_probing/linear_finetune.py, configs/pascal, read at 840e365. Axes:
-B pictures, C channels, K classes, h w cells, g side of the grid that is learnt on.
+B pictures, C channels, K classes, h w cells, g side of the grid for training.
 """
 
 import math
@@ -33,12 +33,12 @@ SQUARE = Square()
 
 @dataclass(frozen=True, kw_only=True)
 class SquareConfig:
-    """The probe's constants; those of linear_finetune.py unless another file is named."""
+    """The constants of the probe, from linear_finetune.py unless another file is named."""
 
     views: Square = SQUARE
-    grid: int = 100  # features bilinearly and labels by the nearest are brought to it (train_mask_size)
+    grid: int = 100  # side to which features (bilinear) and labels (nearest) are resized (train_mask_size)
     epochs: int = 25  # configs/pascal
-    drop_at: int = 20  # epochs, after which the rate is multiplied by `drop`; configs/pascal
+    drop_at: int = 20  # epochs, after which the learning rate is multiplied by `drop`; configs/pascal
     drop: float = 0.1  # decay_rate
     batch: int = 120  # 60 pictures on each of 2 GPUs; configs/pascal
     lr_transformer: float = 0.01  # configs/pascal
@@ -47,13 +47,13 @@ class SquareConfig:
     weight_decay: float = 1e-4
 
     def rate(self, encoder: DenseEncoder) -> float:
-        """The first learning rate: of whatever is no transformer, the CNN's."""
+        """Return the initial learning rate: an encoder that is not a transformer gets that of CNNs."""
         return self.lr_transformer if encoder.facts.get("architecture") == "transformer" else self.lr_cnn
 
 
 def train_probes(
     encoder: DenseEncoder,
-    examples: Sequence,  # of Example; a type check of one would read a picture
+    examples: Sequence,  # of Example; not in the type, because a type check would read a picture
     classes: int,
     *,
     seeds: Sequence[int],
@@ -64,10 +64,10 @@ def train_probes(
     dtype: torch.dtype = torch.float32,
     progress: Progress | None = None,
 ) -> list[LinearProbe]:
-    """A probe for each seed, all from the first seed's crops; `batch` pictures are encoded at a time.
+    """Train a probe for each seed, all on the first seed's crops; `batch` pictures are encoded at a time.
 
-    As theirs, each epoch leaves out the pictures that fill no batch; fewer than a batch in all are one batch. Raises
-    BadInput for an encoder whose cells do not fill the square, and for labels that are all void.
+    As in the source, each epoch drops the last incomplete batch; a set smaller than a batch is one batch. Raises
+    BadInput for an encoder whose cells do not divide the square, and for labels that are all void.
     """
     check_stride(encoder, config)
     count = len(examples)
@@ -84,13 +84,13 @@ def train_probes(
             pairs = encode(encoder, Picked(shuffled, members), batch=batch, dtype=dtype, progress=progress)
             optimizer.zero_grad()
             pixels = 0
-            while some := list(islice(pairs, batch)):  # no more features at once than are encoded at once
+            while some := list(islice(pairs, batch)):  # memory holds only the features that are encoded together
                 maps = torch.stack([one for _, one in some]).to(device)
                 targets = torch.stack([to_grid(np.asarray(example.labels), config.grid) for example, _ in some]).to(
                     device
                 )
                 pixels += _accumulate(heads, maps, targets, ignore)
-            if pixels:  # a batch of void says nothing
+            if pixels:  # a batch of void has no gradient
                 for weight, bias in heads:
                     for one in (weight, bias):
                         assert one.grad is not None
@@ -98,16 +98,16 @@ def train_probes(
                 optimizer.step()
                 learnt += pixels
     if not learnt:
-        raise BadInput(f"labels: expected some to learn from, none of {count} pictures has a labelled pixel")
+        raise BadInput(f"labels: expected labelled pixels to learn from, found none in {count} pictures")
     return [LinearProbe(weight.detach().cpu(), bias.detach().cpu()) for weight, bias in heads]
 
 
 def check_stride(encoder: DenseEncoder, config: SquareConfig) -> None:
-    """Raises BadInput unless the square is a whole number of cells wide."""
+    """Raise BadInput unless the side of the square is a multiple of the stride."""
     if config.views.side % encoder.stride:
         raise BadInput(
             f"{encoder.name}: expected a stride that divides the protocol's {config.views.side} px, "
-            f"got {encoder.stride}; use the house probe, .../vader"
+            f"found {encoder.stride}; use a protocol that ends in /vader"
         )
 
 
@@ -118,7 +118,7 @@ def _batches(epoch: int, count: int, size: int) -> Iterator[range]:
 
 
 def _first(classes: int, channels: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias as torch's convolutions have them: uniform within 1 / sqrt(channels)."""
+    """Return weight and bias as torch initialises convolutions: uniform within 1 / sqrt(channels)."""
     rng = torch.Generator().manual_seed(seed)
     bound = 1 / math.sqrt(channels)
     weight, bias = torch.empty(classes, channels), torch.empty(classes)
@@ -128,9 +128,9 @@ def _first(classes: int, channels: int, seed: int, device: str) -> tuple[Tensor,
 def _accumulate(
     heads: Sequence[tuple[Tensor, Tensor]], maps: Float[Tensor, "B C h w"], targets: Int64[Tensor, "B g g"], ignore: int
 ) -> int:
-    """Add the gradients of the heads' summed cross-entropy; how many pixels it is over.
+    """Add the gradients of the heads' summed cross-entropy. Returns the number of pixels.
 
-    Head by head, for many classes on the grid are the largest thing in memory.
+    Heads are processed one at a time, because the logits of many classes on the grid need the most memory.
     """
     for weight, bias in heads:
         F.cross_entropy(grid_logits(weight, bias, maps, targets.shape[1]), targets, ignore_index=ignore,
@@ -141,16 +141,16 @@ def _accumulate(
 def grid_logits(
     weight: Float[Tensor, "K C"], bias: Float[Tensor, "K"], maps: Float[Tensor, "B C h w"], grid: int
 ) -> Float[Tensor, "B K g g"]:
-    """The probe's outputs for the features at the grid's points.
+    """Return the probe's outputs at the points of the grid.
 
-    The probe is linear and the shares of the cells around a point add up to 1, so mixing its outputs is the same as
-    mixing the features, of which there are more.
+    The probe is linear and interpolation weights sum to 1, so interpolating its outputs equals interpolating the
+    features, which have more channels.
     """
     logits = F.conv2d(maps, weight[:, :, None, None], bias)
     return F.interpolate(logits, (grid, grid), mode="bilinear", align_corners=False)
 
 
 def to_grid(labels: Integer[np.ndarray, "S S"], grid: int) -> Int64[Tensor, "g g"]:
-    """Labels as torch's "nearest" reads them: at the upper left corner of each point's pixel, not at its centre."""
+    """Resample labels as torch's "nearest" does: from the upper left corner of each point's pixel, not its centre."""
     at = np.arange(grid) * labels.shape[0] // grid
     return torch.from_numpy(labels[at[:, None], at].astype(np.int64))

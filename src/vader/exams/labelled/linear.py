@@ -1,6 +1,7 @@
-"""One encoder sits one exam: features of the train split once, all trials' heads at once, the val split in one pass.
+"""Evaluate one encoder with linear probes.
 
-The val split's features are scored as they come and never kept. Axes: T trials, B pictures, K classes, H W pixels.
+The features of the train split are computed once and the heads of all trials are trained together. The features of the
+val split are scored in one pass and not kept. Axes: T trials, B pictures, K classes, H W pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,28 +26,28 @@ from vader.runtime.progress import Progress
 
 @dataclass(frozen=True)
 class Sets:
-    """The two splits of a data set: `Material` of exams with labels."""
+    """The two splits of a data set: the `Material` of exams with labels."""
 
     train: LabelledSet
     val: LabelledSet
 
     @property
     def name(self) -> str:
-        """The data set's."""
+        """The name of the data set."""
         return self.val.name
 
     @property
     def pictures(self) -> "Pictures":
-        """Those of the train split."""
+        """The pictures of the train split."""
         return Pictures(self.train)
 
     @property
     def scored(self) -> tuple[int, ...]:
-        """The classes that the headline is over, () for all."""
+        """The classes of the headline measure; () for all."""
         return self.val.scored
 
     def facts(self) -> dict[str, Any]:
-        """Fingerprints and counts of both splits."""
+        """Return fingerprints and counts of both splits."""
         found = {"set": self.train.name}
         for split in (self.train, self.val):
             found |= {split.split: f"{split.fingerprint()} ({len(split)} pictures)"}
@@ -54,12 +55,12 @@ class Sets:
         return found
 
     def lead(self) -> str:
-        """How many pictures."""
-        return f"{len(self.train)} pictures to learn from, {len(self.val)} to be scored on."
+        """Return a sentence with the number of pictures."""
+        return f"{len(self.train)} pictures for training, {len(self.val)} for scoring."
 
 
 class Pictures(Sequence):
-    """A labelled set's pictures alone, read when asked for."""
+    """The pictures of a labelled set without labels, read on access."""
 
     def __init__(self, labelled: LabelledSet) -> None:
         self.labelled = labelled
@@ -77,7 +78,7 @@ class Pictures(Sequence):
 def _trained(
     encoder: DenseEncoder, protocol: Any, sets: Sets, plan: Plan, train: Callable[..., Any], of_depth: bool
 ) -> Any:
-    """What `train` makes of the train split's maps, truths and subsets."""
+    """Call `train` with the train split's maps, truths and subsets."""
     subsets = few_pictures(protocol.few, sets.train.names, plan.seeds)
     used = sorted(set().union(*subsets)) if subsets else range(len(sets.train))
     places = {number: place for place, number in enumerate(used)}
@@ -95,7 +96,7 @@ def _trained(
 
 
 def few_pictures(few: Few | None, names: Sequence[str], seeds: Sequence[int]) -> list[list[int]] | None:
-    """Each trial's labelled pictures; None: all. Raises BadInput for more than there are."""
+    """Return each trial's labelled pictures; None: all. Raises BadInput if there are too few pictures."""
     if few is None:
         return None
     return [nested_subsets(names, [few.size], seed)[few.size].tolist() for seed in seeds]
@@ -105,7 +106,7 @@ def encoded(
     encoder: DenseEncoder, examples: Sequence, protocol: Any, plan: Plan, split: str
 ) -> Iterator[tuple[Example, torch.Tensor]]:
     progress = Progress(f"{encoder.name}, {split}: ", len(examples), plan.say)
-    # `evaluation.exams.sit` decides once an encoder what its protocol says here.
+    # `kinds.sit` has set the type of the features in the protocol, once for each encoder.
     return encode(encoder, examples, batch=plan.batch, dtype=getattr(torch, protocol.features), progress=progress)
 
 
@@ -118,7 +119,7 @@ ACCURACY = Measure("pixel accuracy", "%", "higher", 1, 100)
 def linear_segmentation(
     encoder: DenseEncoder, protocol: LinearSegmentation, sets: Sets, plan: Plan, keep: Keep
 ) -> Result:
-    """Linear probes, one a seed."""
+    """Evaluate linear probes of segmentation, one for each seed."""
     classes = len(sets.train.classes)
 
     def train(maps: Maps, labels: Store, subsets: list[list[int]] | None) -> Any:
@@ -144,10 +145,10 @@ def labelled(encoder: DenseEncoder, protocol: Any, sets: Sets, plan: Plan) -> It
 def segmentation_result(
     encoder: DenseEncoder, scores: Sequence[segmentation.SegmentationScore], sets: Sets, plan: Plan
 ) -> Result:
-    """The result of trials' scores. Raises BadInput if no pixel of the val split is labelled."""
+    """Make the result from the trials' scores. Raises BadInput if the val split has no labelled pixel."""
     counts = np.stack([one.counts for one in scores])
     if not counts.any():
-        raise BadInput(f"{sets.val.root}: expected labelled pixels in the val split, found void alone")
+        raise BadInput(f"{sets.val.root}: expected labelled pixels in the val split, found only void")
     scored = sets.val.scored
     headline = Measure(f"mIoU-{len(scored)}", "%", "higher", 1, 100) if scored else MIOU
     values = {headline: [float(mean_iou(one.sum(0), scored)) for one in counts]}
@@ -164,7 +165,7 @@ def segmentation_result(
 
 
 def linear_depth(encoder: DenseEncoder, protocol: LinearDepth, sets: Sets, plan: Plan, keep: Keep) -> Result:
-    """Linear probes of depth, one a seed."""
+    """Evaluate linear probes of depth, one for each seed."""
     crops = [None] if protocol.crop is None else [None, protocol.crop]
 
     def train(maps: Maps, depths: Store, subsets: list[list[int]] | None) -> Any:
@@ -194,9 +195,9 @@ def depth_result(
     plan: Plan,
     pooled: bool = True,
 ) -> Result:
-    """The result of trials' scores in each crop, which `suffixes` name; the first crop makes the headline.
+    """Make the result from the trials' scores in each crop, named by `suffixes`. The first crop gives the headline.
 
-    Raises BadInput if no pixel of the val split has a valid depth.
+    Raises BadInput if the val split has no pixel with a valid depth.
     """
     values: dict[Measure, list[float]] = {}
     for number, suffix in enumerate(suffixes):

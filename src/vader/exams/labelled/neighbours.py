@@ -1,15 +1,15 @@
-"""Segmentation without training: every patch votes with the labels of its nearest patches of the train split.
+"""Segment without training: each patch gets the labels of its nearest patches of the train split.
 
-The exam of "Towards In-Context Scene Understanding" (Balazevic et al. 2023, "Hummingbird") as the public
-open-hummingbird-eval has it, with exact search. What differs and why:
+This is the exam of "Towards In-Context Scene Understanding" (Balazevic et al. 2023, "Hummingbird") as in the public
+open-hummingbird-eval, with exact search. Differences and reasons:
 
-* Void pixels are left out of a patch's label, and patches without a labelled pixel are no keys: upstream calls void
-  class 0 first, which teaches that outlines are background. `voc/hummingbird-upstream` does as upstream.
-* Scores match prediction and class by identity; Hungarian matching, which upstream reports and which can only help, is
-  `metrics.hungarian_miou` of the same confusion matrix.
-* Pictures keep their shape and are seen once, without augmentation, so that every encoder's maps are computed once;
-  maps of any stride are average-pooled to about as many patches, so that fine maps have no larger memory than coarse.
-* Search is exact, and keys of equal similarity count in the order in which they came.
+* Void pixels do not count in a patch's label, and patches without a labelled pixel are not keys. Upstream turns void
+  into class 0, which teaches that outlines are background. `voc/hummingbird-upstream` does as upstream.
+* Scores match prediction and class by identity. Upstream reports Hungarian matching, which can only increase the score;
+  it is `metrics.hungarian_miou` of the same confusion matrix.
+* Pictures keep their shape and are used once, without augmentation, so that every encoder's maps are computed once.
+  Maps of any stride are average-pooled to about the same number of patches, so that fine maps do not get more keys.
+* Search is exact, and keys of equal similarity keep their order.
 
 Axes: M keys of the memory, N queries, K neighbours, C channels, L classes, H W pixels, h w cells, gh gw patches.
 """
@@ -34,7 +34,7 @@ from vader.exams.labelled.patches import check_pair, patch_labels, pool_to
 from vader.exams.labelled.segmentation import SegmentationScore, Watch, count_hits, score_of
 from vader.reports.metrics import VOID, confusion
 
-PRESENT = 1e-6  # of a patch: a smaller share of a class is rounding
+PRESENT = 1e-6  # of a patch; a smaller share of a class is a rounding error
 Pairs = Iterable[tuple[Tensor, np.ndarray]]  # maps (C, h, w) with their pictures' labels (H, W)
 
 
@@ -42,9 +42,9 @@ Pairs = Iterable[tuple[Tensor, np.ndarray]]  # maps (C, h, w) with their picture
 class NeighboursProtocol:
     """Every constant of the exam.
 
-    `keys` is the size of the whole memory: a picture may add keys // pictures. `cells` is about how many patches a
-    picture has (None: its map's own cells). A million keys, not upstream's ten, is what two cores search in seconds
-    a picture; on the splits of a few hundred pictures it is all patches there are.
+    `keys` is the size of the whole memory: each picture may add keys // pictures. `cells` is the approximate number of
+    patches of a picture (None: the cells of its map). Two cores search a million keys in seconds for each picture, so
+    the memory has a million keys and not ten as upstream; a split of a few hundred pictures has no more patches.
     """
 
     name: str
@@ -55,7 +55,7 @@ class NeighboursProtocol:
     temperature: float = 0.02
     void: int = VOID
     void_is: Literal["left out", "class 0"] = "left out"
-    matching: Literal["identity", "hungarian"] = "identity"  # of the headline; both are reported
+    matching: Literal["identity", "hungarian"] = "identity"  # of the headline measure; both are reported
     features: Literal["float16", "float32"] = "float16"
 
 
@@ -63,7 +63,7 @@ PROTOCOLS = {
     f"{data}/hummingbird": NeighboursProtocol(name=f"{data}/hummingbird", data=data)
     for data in ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
 }
-# Of upstream's: its memory, void and matching. Not its squashed pictures, two augmented epochs, approximate search.
+# Memory size, void and matching are upstream's; its squashed pictures, augmented epochs and approximate search are not.
 PROTOCOLS["voc/hummingbird-upstream"] = replace(
     PROTOCOLS["voc/hummingbird"],
     name="voc/hummingbird-upstream",
@@ -77,7 +77,7 @@ PROTOCOLS["voc/hummingbird-upstream"] = replace(
 
 @dataclass(frozen=True)
 class Memory:
-    """L2-normalised patches and the mean of their pixels' one-hot labels. A context, which gives its bytes back."""
+    """L2-normalised patches and the mean of their pixels' one-hot labels. A context manager that frees its budget."""
 
     keys: Float[Tensor, "M C"]
     labels: Float[Tensor, "M L"]
@@ -86,15 +86,15 @@ class Memory:
 
     @property
     def nbytes(self) -> int:
-        """What keys and labels take."""
+        """The size of keys and labels in bytes."""
         return sum(one.numel() * one.element_size() for one in (self.keys, self.labels))
 
     def to(self, device: str) -> "Memory":
-        """A copy on the device, where search and vote then happen; it has no claim on the budget."""
+        """Copy the memory to the device, where search and vote then run. The copy does not count in the budget."""
         return Memory(self.keys.to(device), self.labels.to(device))
 
     def give_back(self) -> None:
-        """End the claim on the budget."""
+        """Free the memory's part of the budget."""
         if self.budget:
             self.budget.give(self.held)
 
@@ -116,19 +116,19 @@ def build_memory(
     budget: Budget | None = None,
     folder: Path | None = None,
 ) -> Memory:
-    """The memory of a split, whose `pictures` maps and labels come one at a time and are not kept.
+    """Build the memory of a split from a stream of `pictures` maps and labels, which are not kept.
 
-    Of each picture keys // pictures patches are kept, rare classes first (`favour_rare`); whoever shows every picture
-    several times, augmented, counts it as often. Beyond `budget` bytes the memory lies in a nameless file in `folder`.
-    Raises BadInput for labels that do not fit their maps or are no class, and if no pixel at all has a label.
+    Each picture adds at most keys // pictures patches, rare classes first (`favour_rare`). A picture that is used
+    several times, augmented, counts each time. Beyond `budget` bytes the memory is in an unnamed file in `folder`.
+    Raises BadInput for labels that do not fit their maps or are not classes, and if no pixel has a label.
     """
     share = max(1, protocol.keys // max(1, pictures))
-    if protocol.cells is not None:  # a grid has about as many patches, more where a picture is long and narrow
+    if protocol.cells is not None:  # a grid has about this many patches, more if a picture is long and narrow
         share = min(share, protocol.cells + 4 * math.isqrt(protocol.cells))
     memory, size, number = None, 0, 0
     try:
         for number, (rows, soft) in enumerate(_patches(pairs, classes, stride, protocol), start=1):
-            assert number <= pictures, f"expected {pictures} pictures, got more"
+            assert number <= pictures, f"expected {pictures} pictures, found more"
             memory = memory or _empty(pictures * share, rows.shape[1], classes, protocol, budget, folder)
             chosen = favour_rare(soft.numpy(), share, rng)
             end = size + len(chosen)
@@ -136,7 +136,7 @@ def build_memory(
             memory.labels[size:end] = soft[chosen]
             size = end
         if memory is None or not size:
-            raise BadInput(f"train split: expected some labels to remember, none of {number} pictures has any")
+            raise BadInput(f"train split: expected labelled pixels, found none in {number} pictures")
     except BaseException:
         if memory:
             memory.give_back()
@@ -147,7 +147,7 @@ def build_memory(
 def _empty(
     rows: int, C: int, L: int, protocol: NeighboursProtocol, budget: Budget | None, folder: Path | None
 ) -> Memory:
-    """Room for keys and labels, in memory or, beyond the budget, in files; rows not written to take no memory."""
+    """Allocate keys and labels in memory or, beyond the budget, in files. Rows that are not written need no memory."""
     dtype = np.dtype(protocol.features)
     count = rows * (C + L) * dtype.itemsize
     if budget and not budget.take(count):
@@ -160,14 +160,14 @@ def _empty(
 
 
 def _mapped(shape: tuple[int, int], dtype: np.dtype, folder: Path | None) -> Tensor:
-    with tempfile.TemporaryFile(dir=folder) as file:  # without a name: it goes when nothing maps it any more
+    with tempfile.TemporaryFile(dir=folder) as file:  # unnamed: the system deletes it with the last mapping
         return torch.from_numpy(np.memmap(file, dtype, "w+", shape=shape))
 
 
 def _patches(
     pairs: Pairs, classes: int, stride: int, protocol: NeighboursProtocol
 ) -> Iterator[tuple[Float[Tensor, "N C"], Float[Tensor, "N L"]]]:
-    """Each picture's patches with a label, not normalised, and their labels."""
+    """Yield each picture's labelled patches, not normalised, and their labels."""
     for number, (one, label) in enumerate(pairs):
         check_pair(number, one, label, classes, stride, protocol.void)
         pooled = pool_to(one, label.shape, stride, protocol.cells)
@@ -179,10 +179,10 @@ def _patches(
 
 
 def favour_rare(soft: Float[np.ndarray, "N L"], keep: int, rng: np.random.Generator) -> Int64[np.ndarray, "_"]:
-    """Numbers of the `keep` patches of one picture that enter the memory, ascending; all if there are no more.
+    """Return the ascending indices of the `keep` patches of one picture that enter the memory; all if there are fewer.
 
-    A patch's score is the number of patches that hold a class, summed over the classes that it holds, times a number
-    drawn from [0, 1); the smallest scores stay. So patches of one class that is rare in the picture are preferred.
+    A patch's score is the number of patches that contain a class, summed over the classes that it contains, times a
+    random number in [0, 1). The smallest scores are kept, so patches of classes that are rare in the picture win.
     """
     present = soft > PRESENT
     scores = (present @ present.sum(0).astype(np.float64)) * rng.random(len(soft))
@@ -205,10 +205,10 @@ def label_maps(
     budget: int = BUDGET,
     device: str = "cpu",
 ) -> Float[Tensor, "L gh gw"]:
-    """The soft label of each patch of a picture of `size` (height, width), on the CPU.
+    """Return the soft label of each patch of a picture of `size` (height, width), on the CPU.
 
-    The mean of the labels of the k most similar keys, weighted by softmax(cosine / temperature). The search takes
-    about `budget` bytes beside the memory, on `device`; the labels are gathered where the memory lies.
+    It is the mean of the labels of the k most similar keys, weighted by softmax(cosine / temperature). The search needs
+    about `budget` bytes beside the memory, on `device`; labels are gathered on the memory's device.
     """
     pooled = pool_to(one, size, stride, cells)
     queries = F.normalize(pooled.flatten(0, 1), dim=1)
@@ -220,13 +220,13 @@ def label_maps(
 def vote(
     similar: Float[Tensor, "N K"], which: Int64[Tensor, "N K"], labels: Float[Tensor, "M L"], temperature: float
 ) -> Float[Tensor, "N L"]:
-    """The weighted mean of the neighbours' labels; their (N, K, L) are never held, nor their keys looked at again."""
+    """Return the weighted mean of the neighbours' labels, without a tensor of (N, K, L)."""
     weights = (similar / temperature).softmax(1).to(labels)
     return F.embedding_bag(which.to(labels.device), labels, mode="sum", per_sample_weights=weights).float()
 
 
 def classify(soft: Float[Tensor, "L gh gw"], size: tuple[int, ...]) -> Integer[np.ndarray, "H W"]:
-    """The likeliest class of each pixel of a picture of `size` (height, width), soft labels read bilinearly."""
+    """Return the most likely class of each pixel of a picture of `size` (height, width), by bilinear interpolation."""
     return F.interpolate(soft[None], size=list(size), mode="bilinear", align_corners=False)[0].argmax(0).numpy()
 
 
@@ -241,9 +241,9 @@ def score_neighbours(
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> list[SegmentationScore]:
-    """Each memory's score, by identity, over maps and labels that come one at a time and are not kept.
+    """Score each memory by identity over a stream of maps and labels, which are not kept.
 
-    Raises BadInput for labels that do not fit their maps or are no class.
+    Raises BadInput for labels that do not fit their maps or are not classes.
     """
     T = len(memories)
     totals = np.zeros((T, classes, classes), dtype=np.int64)
@@ -281,7 +281,7 @@ def neighbours_segmentation(
     protocol: NeighboursProtocol = PROTOCOLS["folder/hummingbird"],
     budget: int = BUDGET,
 ) -> SegmentationScore:
-    """Remember one set, score another; the seed chooses which patches a bounded memory holds."""
+    """Build the memory of one set and score another; the seed draws the patches of a bounded memory."""
     rng = np.random.default_rng(seed)
     pairs = zip(train, train_labels, strict=True)
     with build_memory(pairs, len(train), classes, stride, protocol, rng=rng) as memory:

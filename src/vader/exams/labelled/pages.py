@@ -1,4 +1,4 @@
-"""Pages of exams with labels: bars of the classes, confusion matrices, best and worst pictures.
+"""Report pages of exams with labels: bar charts of classes, confusion matrices, best and worst pictures.
 
 Axes: T trials, B pictures, K classes, H W pixels.
 """
@@ -22,12 +22,12 @@ from vader.reports.report import Group
 from vader.reports.tables import Cell, Column, Row, Table
 
 SHOWN = 4  # best and worst pictures of each encoder
-SIDE = 256  # px of a shown picture
-BLEND = 0.55  # of the classes' colours over a picture
+SIDE = 256  # px, longer side of a picture
+BLEND = 0.55  # opacity of the class colours over a picture
 
 
 def class_table(results: Sequence[Result], classes: Sequence[str], scored: Sequence[int]) -> Table:
-    """A row a class, a column an encoder; a class that is neither in the truth nor predicted shows a dash."""
+    """Make a row for each class and a column for each encoder; a class neither true nor predicted shows a dash."""
     columns = tuple(Column(name=one.name, unit="IoU %", better="higher", digits=1) for one in results)
     rows = tuple(
         Row(name=name, note="scored" if i in scored else "",
@@ -43,14 +43,14 @@ def _table_of(result: Result) -> Float[np.ndarray, "T K"]:
 
 
 def class_tables(results: Sequence[Result], sets: Sets) -> list[Table]:
-    """A table of the classes' IoU; none where there are no classes."""
+    """Make a table of the IoU of each class; none without classes."""
     if results[0].classes is None:
         return []
     return [class_table(results, sets.val.classes, sets.val.scored)]
 
 
 def class_charts(results: Sequence[Result], sets: Sets, folder: Path) -> list[Group]:
-    """Bars of the classes and confusion matrices; none where there are no classes."""
+    """Draw bars of the classes and confusion matrices; none without classes."""
     return [] if results[0].classes is None else [_charts(results, sets.val.classes, folder)]
 
 
@@ -62,15 +62,15 @@ def _charts(results: Sequence[Result], classes: Sequence[str], folder: Path) -> 
         series[one.name] = (table.mean(0).tolist(), spread)
     figures = [
         figure(lambda path: draw.bars_by_group(list(classes), series, path, axis="IoU, %"), folder,
-                "IoU of each class, mean and deviation over trials", wide=True)
+                "IoU of each class, mean and standard deviation over trials", wide=True)
     ]  # fmt: skip
     for one in results:
         if one.confusion is not None:
             matrix = one.confusion
             figures.append(
                 figure(lambda path, m=matrix: draw.confusion(m, classes, path), folder,
-                        f"{one.name}: what the pixels of each class (row) were called (column), per cent of the row; "
-                        "first trial")
+                        f"{one.name}: predicted class (column) of the pixels of each true class (row), in per cent of "
+                        "the row; first trial")
             )  # fmt: skip
     return Group(title="Classes", figures=tuple(figures), width=420)
 
@@ -79,11 +79,11 @@ def _charts(results: Sequence[Result], classes: Sequence[str], folder: Path) -> 
 
 
 def example_groups(result: Result, protocol: Any, sets: Sets, folder: Path, encoder: str) -> Group:
-    """The pictures that the first trial did best and worst on."""
+    """Draw the pictures with the first trial's best and worst scores."""
     scores = picture_scores(result.pictures[0])
     order = [int(i) for i in np.argsort(scores, kind="stable") if np.isfinite(scores[i])]
     worst, best = order[:SHOWN], order[::-1][:SHOWN]
-    if result.pictures.ndim == 2:  # an error: the small ones are good
+    if result.pictures.ndim == 2:  # an error: smaller is better
         worst, best = best, worst
     unit = "m RMSE" if result.pictures.ndim == 2 else "% IoU"
     scale = 1 if result.pictures.ndim == 2 else 100
@@ -96,7 +96,7 @@ def example_groups(result: Result, protocol: Any, sets: Sets, folder: Path, enco
             title = f"{scale * scores[i]:.3g} {unit}"
             rows.append([*_three(example, found, protocol, title)])
         if rows:
-            caption = f"{result.name}, {word}: picture, truth, prediction of the first trial"
+            caption = f"{result.name}, {word}: picture, ground truth, prediction of the first trial"
             figures.append(
                 figure(lambda path, some=rows: draw.panel(some, path), folder, caption, wide=False, chart=False)
             )
@@ -104,7 +104,7 @@ def example_groups(result: Result, protocol: Any, sets: Sets, folder: Path, enco
 
 
 def picture_scores(pictures: np.ndarray) -> Float[np.ndarray, "B"]:
-    """How well one trial did on each picture: mean IoU of the classes it shows, or its RMSE; nan: nothing to score."""
+    """Return one trial's score of each picture: mean IoU of the classes it shows, or RMSE; nan: nothing to score."""
     if pictures.ndim == 1:
         return pictures.astype(np.float64)
     hits, truths, called = (pictures[:, i].astype(np.float64) for i in range(3))
@@ -117,7 +117,7 @@ def picture_scores(pictures: np.ndarray) -> Float[np.ndarray, "B"]:
 def _three(
     example: Example, found: Integer[np.ndarray, "H W"], protocol: Any, title: str
 ) -> list[tuple[np.ndarray, str]]:
-    step = max(1, -(-max(example.image.shape[:2]) // SIDE))  # every so many rows and columns: no label is mixed
+    step = max(1, -(-max(example.image.shape[:2]) // SIDE))  # subsample rows and columns, so that labels do not mix
     image, found = example.image[::step, ::step], found[::step, ::step]
     name = example.name if len(example.name) < 28 else f"…{example.name[-27:]}"
     if example.labels is not None:
@@ -134,6 +134,6 @@ def _three(
 
 
 def overlay(image: UInt8[np.ndarray, "H W 3"], labels: Integer[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture tinted by the classes' colours; void keeps the picture as it is."""
+    """Tint the picture with the colours of the classes; void pixels keep the picture."""
     mixed = (1 - BLEND) * image + BLEND * colour_map()[labels.astype(np.int64)]
     return np.where((labels == VOID)[..., None], image, mixed.astype(np.uint8))

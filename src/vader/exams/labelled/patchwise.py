@@ -1,4 +1,4 @@
-"""The exams on patches sit in `evaluation.exams`: nearest neighbours, and clusters that no label has a part in.
+"""Evaluate one encoder with the exams on patches: nearest neighbours, and clusters without labels.
 
 Axes: B pictures, K classes, H W pixels.
 """
@@ -27,17 +27,17 @@ from vader.reports.metrics import confusion, hungarian_miou
 def nearest_neighbours(
     encoder: DenseEncoder, protocol: neighbours.NeighboursProtocol, sets: Sets, plan: Plan, keep: Keep
 ) -> Result:
-    """Hummingbird: a memory a seed; one, and one trial, where it holds every patch and so depends on no seed.
+    """Evaluate with Hummingbird: one memory for each seed, or one trial if the memory holds every patch.
 
-    Search takes its share of the plan's memory, at most 256 MiB. Raises BadInput if that is too little for any search.
+    Search uses part of the plan's memory, at most 256 MiB. Raises BadInput if that is too little for any search.
     """
     classes, stride, budget = len(sets.train.classes), encoder.stride, plan.budget
-    tile(1, encoder.channels, protocol.neighbours, budget.limit)  # now, not after the train split
+    tile(1, encoder.channels, protocol.neighbours, budget.limit)  # raise before the train split is encoded
     share = max(least_budget(encoder.channels, protocol.neighbours), min(BUDGET, budget.limit // 4))
     with ExitStack() as stack:
         with plan.timed("memory"), budget.reserved(share):
             memories = [stack.enter_context(one) for one in _memories(encoder, protocol, sets, plan)]
-        left = min(BUDGET, budget.limit - budget.held) if plan.device == "cpu" else BUDGET  # else of the device's own
+        left = min(BUDGET, budget.limit - budget.held) if plan.device == "cpu" else BUDGET  # a GPU has its own memory
         with plan.timed("val"):
             scores = neighbours.score_neighbours(
                 memories, labelled(encoder, protocol, sets, plan), classes, stride, protocol, budget=left,
@@ -50,32 +50,32 @@ def nearest_neighbours(
     }
     if protocol.matching == "identity":
         return replace(found, values=found.values | matched)
-    # What the headline is over is known only once all pictures were seen: no counts of single pictures belong to it.
+    # The classes of the headline are known only after all pictures, so counts of single pictures do not determine it.
     return replace(found, values=matched | found.values, paired=False)
 
 
 def _matched_iou(score: SegmentationScore, scored: tuple[int, ...]) -> float:
-    """Clusters matched to all classes, the mean over those of `scored` (none: all) that occur in the truth."""
+    """Match clusters to all classes and return the mean over those of `scored` (none: all) that occur in the truth."""
     mean, each, _ = hungarian_miou(score.confusion)
     return float(np.nanmean(each[list(scored)])) if scored else mean
 
 
 def holds_all(protocol: neighbours.NeighboursProtocol, pictures: int) -> bool:
-    """Whether the memory has room for every patch of so many pictures, and so no seed chooses any."""
+    """Return whether the memory holds every patch of `pictures` pictures, so that nothing depends on a seed."""
     return protocol.cells is not None and protocol.keys // pictures >= protocol.cells + 4 * math.isqrt(protocol.cells)
 
 
 def settled(protocol: neighbours.NeighboursProtocol, sets: Sets) -> str:
-    """Why one trial says all, for a report; "" if it does not."""
+    """Return why one trial is enough, for the report; "" if it is not."""
     if not holds_all(protocol, len(sets.train)):
         return ""
-    return "The memory holds every patch of the train split, so nothing is drawn at random and there is one trial."
+    return "The memory holds every patch of the train split, so nothing is random and there is one trial."
 
 
 def _memories(
     encoder: DenseEncoder, protocol: neighbours.NeighboursProtocol, sets: Sets, plan: Plan
 ) -> Iterator[neighbours.Memory]:
-    """A generator: whoever takes them gives each back."""
+    """Yield one memory for each seed. The caller frees each of them."""
 
     def build(pairs: Any, seed: int) -> neighbours.Memory:
         return neighbours.build_memory(
@@ -98,7 +98,7 @@ def _memories(
 
 
 def clustered(encoder: DenseEncoder, protocol: clusters.ClustersProtocol, sets: Sets, plan: Plan, keep: Keep) -> Result:
-    """k-means of the val split's patches, one a seed; the train split serves a PCA alone."""
+    """Evaluate k-means on the val split's patches, once for each seed. The train split is used only for a PCA."""
     classes = len(sets.val.classes)
     with ExitStack() as stack:
         stores = (Store(plan.budget, plan.scratch, len(sets.val)) for _ in range(3))
@@ -129,7 +129,7 @@ def clustered(encoder: DenseEncoder, protocol: clusters.ClustersProtocol, sets: 
 
 
 def _keep_matched(first: Store, labels: Store, classes: int, void: int, names: tuple[str, ...], keep: Keep) -> None:
-    """Keep clusters by the names of the classes that they are matched to."""
+    """Write the predictions, with clusters replaced by their matched classes."""
     total = sum(confusion(found, label, classes, void) for found, label in zip(first, labels, strict=True))
     matching = hungarian_miou(np.asarray(total))[2]
     to_class = np.argsort(matching)
@@ -138,7 +138,7 @@ def _keep_matched(first: Store, labels: Store, classes: int, void: int, names: t
 
 
 def _of_classes_there(score: SegmentationScore) -> SegmentationScore:
-    """Without what was called a class that does not occur: a cluster has to be called something."""
+    """Remove predictions of classes that do not occur in the truth: every cluster has to match some class."""
     counts = score.counts.copy()
     counts[:, 2, score.confusion.sum(1) == 0] = 0
     return replace(score, counts=counts)

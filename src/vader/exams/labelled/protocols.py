@@ -1,4 +1,4 @@
-"""Constants of the exams of labelled pictures."""
+"""Constants of the exams on labelled pictures."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from vader.finetuning.pixels import ProbeConfig
 from vader.reports.metrics import VOID
 
 SETS = ("voc", "voc-animals", "cityscapes", "camvid", "ade20k", "folder")
-SEGMENTATION_PROBE = ProbeConfig(lr=0.03)  # by `bench/sweep.py` inside train splits: docs/protocols.md
+SEGMENTATION_PROBE = ProbeConfig(lr=0.03)  # chosen by `bench/sweep.py` inside train splits: docs/protocols.md
 SQUARE_PROBE, BINS_PROBE = SquareConfig(), BinsConfig()
 DEPTH_PROBE = ProbeConfig(lr=LR, weight_decay=0.0)
 EIGEN: Crop = (45, 471, 41, 601)  # rows and columns of 480 x 640
@@ -20,24 +20,24 @@ EIGEN: Crop = (45, 471, 41, 601)  # rows and columns of 480 x 640
 
 @dataclass(frozen=True, kw_only=True)
 class Few:
-    """How many pictures have labels: a share of the train split, or a number."""
+    """The number of pictures with labels: a share of the train split, or a count."""
 
     share: float | None = None
     pictures: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Few":
-        """'5%' or '20'. Raises BadInput for anything else."""
+        """Parse '5%' or '20'. Raises BadInput for anything else."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)%|(\d+)", text)
         if match and match[1] and 0 < float(match[1]) <= 100:
             return cls(share=float(match[1]) / 100)
         if match and match[2] and int(match[2]) > 0:
             return cls(pictures=int(match[2]))
-        raise BadInput(f"--protocol: expected after : a share such as 5% or a number of pictures, got {text!r}")
+        raise BadInput(f"--protocol: expected a share such as 5% or a number of pictures after :, found {text!r}")
 
     @property
     def size(self) -> float | int:
-        """As `subsets.nested_subsets` takes it."""
+        """The size as `subsets.nested_subsets` expects it."""
         found = self.share if self.pictures is None else self.pictures
         assert found is not None
         return found
@@ -45,7 +45,7 @@ class Few:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSegmentation:
-    """The house probe; mIoU at the labels' own resolution from one confusion matrix over all pictures."""
+    """The probe of vader; mIoU at the labels' own resolution from one confusion matrix over all pictures."""
 
     name: str
     data: str
@@ -57,13 +57,13 @@ class LinearSegmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearDepth:
-    """The house probe with one output; errors of the full frame and, if there is one, of the crop."""
+    """The probe of vader with one output; errors of the full frame and, if there is one, of the crop."""
 
     name: str
     data: str
     probe: ProbeConfig = DEPTH_PROBE
-    nearest: float = NEAREST  # metres; predictions are clamped to it
-    farthest: float = 10.0  # metres; truth beyond it is not valid, predictions are clamped to it
+    nearest: float = NEAREST  # metres, lower bound of predictions
+    farthest: float = 10.0  # metres, upper bound of valid true depths and of predictions
     crop: Crop | None = None
     features: Literal["float16", "float32"] = "float16"
     few: Few | None = None
@@ -71,7 +71,7 @@ class LinearDepth:
 
 @dataclass(frozen=True, kw_only=True)
 class SquareSegmentation:
-    """Leopart's probe, whose features are computed anew in each of its 25 epochs; mIoU of squares of 448 px from one
+    """Leopart's probe, whose features are computed again in each of its 25 epochs; mIoU of squares of 448 px from one
     confusion matrix over all pictures. Not comparable with scores at the labels' own resolution."""
 
     name: str
@@ -88,7 +88,7 @@ class SquareSegmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class BinnedDepth:
-    """DINOv3's probe of depth; errors of each picture, then their mean, in the crop and in the full frame."""
+    """DINOv3's probe of depth; means of each picture's errors, in the crop and in the full frame."""
 
     name: str
     data: str
@@ -103,7 +103,7 @@ class BinnedDepth:
 
     @property
     def farthest(self) -> float:
-        """Metres; truth beyond it is not scored."""
+        """Metres; pixels with a larger true depth are not scored."""
         return self.probe.farthest
 
 

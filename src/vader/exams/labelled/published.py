@@ -1,4 +1,4 @@
-"""Sitting the probes of other papers: their crops are random, so features are computed as the heads learn.
+"""Evaluate one encoder with probes of other papers, whose random crops need new features while the heads learn.
 
 Axes: T trials, H W pixels.
 """
@@ -29,8 +29,8 @@ from vader.runtime.progress import Progress
 
 
 def _groups(protocol: Any, sets: Sets, plan: Plan) -> list[tuple[list[int], list[int]]]:
-    """(pictures of the train split, seeds of the heads that learn from them): one group, or with few labels one a
-    seed."""
+    """Return pairs (pictures of the train split, seeds of the heads that learn from them): one pair, or with few labels
+    one for each seed."""
     subsets = few_pictures(protocol.few, sets.train.names, plan.seeds)
     if subsets is None:
         return [(list(range(len(sets.train))), list(plan.seeds))]
@@ -41,7 +41,7 @@ def _groups(protocol: Any, sets: Sets, plan: Plan) -> list[tuple[list[int], list
 
 
 def open_squares(protocol: SquareSegmentation, root: Path) -> Sets:
-    """The two splits, that for validation pressed square, in which it is scored and shown."""
+    """Open the two splits; the val split is resized to squares, in which it is scored and shown."""
     train, val = open_splits(protocol.data, root)
     return Sets(train, squared(val, protocol.probe.views.side))
 
@@ -49,7 +49,7 @@ def open_squares(protocol: SquareSegmentation, root: Path) -> Sets:
 def square_segmentation(
     encoder: DenseEncoder, protocol: SquareSegmentation, sets: Sets, plan: Plan, keep: Keep
 ) -> Result:
-    """Leopart's probes, one a seed. Raises BadInput for a stride that does not divide the square."""
+    """Evaluate Leopart's probes, one for each seed. Raises BadInput for a stride that does not divide the square."""
     classes, config = len(sets.train.classes), protocol.probe
     groups = _groups(protocol, sets, plan)
     size = [min(config.batch, len(some)) for some, _ in groups]
@@ -75,7 +75,7 @@ def square_segmentation(
 
 
 def binned_depth(encoder: DenseEncoder, protocol: BinnedDepth, sets: Sets, plan: Plan, keep: Keep) -> Result:
-    """DINOv3's probes, one a seed; the headline is the Eigen crop's, as theirs."""
+    """Evaluate DINOv3's probes, one for each seed; the headline is that of the Eigen crop, as in the source."""
     config, groups = protocol.probe, _groups(protocol, sets, plan)
     progress = Progress(f"{encoder.name}, train: ", len(groups) * config.steps * config.batch, plan.say)
     probes: list[LinearProbe] = []
@@ -98,7 +98,7 @@ def binned_depth(encoder: DenseEncoder, protocol: BinnedDepth, sets: Sets, plan:
 
 
 class Known(Sequence):
-    """Examples with depth that were read once, for they come hundreds of times; in memory or, beyond it, in a file."""
+    """Examples with depth, read once because training uses them hundreds of times; in memory or in a file."""
 
     def __init__(self, whole: LabelledSet, members: Sequence[int], pictures: Store, depths: Store) -> None:
         self.names, self.pictures, self.depths = [whole.names[i] for i in members], pictures, depths
@@ -114,7 +114,7 @@ class Known(Sequence):
 
 
 class Mirrored(Sequence):
-    """Every example as it is, and after it the same from the other side."""
+    """Every example, each followed by its mirrored picture."""
 
     def __init__(self, whole: LabelledSet) -> None:
         self.whole = whole
@@ -133,7 +133,7 @@ class Mirrored(Sequence):
 def _both_ways(
     encoder: DenseEncoder, protocol: BinnedDepth, sets: Sets, plan: Plan
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
-    """Of each picture of the val split its map, its mirrored picture's, and its depths."""
+    """Yield the map, the map of the mirrored picture, and the depths of each picture of the val split."""
     ways = encoded(encoder, Mirrored(sets.val), protocol, plan, "val, both ways")
     for (example, one), (_, mirrored) in zip(ways, ways, strict=True):
         yield one, mirrored, np.asarray(example.depth, dtype=np.float32)

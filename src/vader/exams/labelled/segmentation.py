@@ -1,8 +1,8 @@
-"""How much of a segmentation one linear layer reads off frozen features.
+"""Measure how well one linear layer segments from frozen features.
 
-The house probe: batch norm without affine part and a 1x1 convolution on the dense map, logits bilinearly at the
-labels' size, cross-entropy that leaves void out; one confusion matrix over all pictures. Axes: B pictures, T probes,
-C channels, K classes, N pixels, H W pixels, h w cells.
+The probe of vader: batch norm without affine parameters and a 1x1 convolution on the dense map, logits upsampled
+bilinearly to the size of the labels, and cross-entropy without void; one confusion matrix over all pictures. Axes:
+B pictures, T probes, C channels, K classes, N pixels, H W pixels, h w cells.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,18 +19,18 @@ from vader.finetuning.heads import RATES, Draws, Picked, hold_out, learn, stacke
 from vader.finetuning.pixels import LinearProbe, ProbeConfig, check_set
 from vader.reports.metrics import VOID, confusion, miou, pixel_accuracy
 
-CHUNK = 1 << 14  # pixels whose logits are mixed at a time
+CHUNK = 1 << 14  # pixels whose logits are interpolated at a time
 
-# (number of the picture, each probe's classes (T, H, W)): whoever wants to keep predictions
+# Receives predictions: (index of the picture, each probe's classes (T, H, W)).
 Watch = Callable[[int, np.ndarray], None]
 
 
 @dataclass(frozen=True)
 class SegmentationScore:
-    """`miou` over the classes that occur, `iou` of each (nan: neither there nor predicted), all from `confusion`.
+    """`miou` over the classes that occur, `iou` of each (nan: neither true nor predicted), all from `confusion`.
 
-    `counts` are each picture's pixels that were hit, are of the class, and were called it: all that a mean IoU over
-    any choice of pictures needs. `skipped` pictures had no labelled pixel.
+    `counts` holds each picture's hits, pixels of the class and pixels predicted as the class: enough for the mean IoU
+    over any choice of pictures. `skipped` pictures have no labelled pixel.
     """
 
     miou: float
@@ -53,11 +53,11 @@ def linear_segmentation(
     ignore: int = VOID,
     config: ProbeConfig | None = None,
 ) -> SegmentationScore:
-    """Train the probe on the maps of one set, score it on every labelled pixel of another.
+    """Train the probe on the maps of one set and score it on every labelled pixel of another.
 
-    Labels have the size of the pictures that the maps were made of. The seed draws the first weights and the pixels
-    of each step; the pictures are seen as they are, so features are computed once. Raises BadInput for sets that do
-    not fit each other and labels that are no class.
+    Labels have the size of the pictures of the maps. The seed draws the initial weights and the pixels of each step;
+    pictures are not augmented, so features are computed once. Raises BadInput for sets that do not fit each other and
+    labels that are not classes.
     """
     check_set("test set", test, test_labels, stride)
     probe = train_probe(train, train_labels, classes, stride=stride, seed=seed, ignore=ignore, config=config)
@@ -77,7 +77,7 @@ def train_probe(
     ignore: int = VOID,
     config: ProbeConfig | None = None,
 ) -> LinearProbe:
-    """Cross-entropy at random labelled pixels, AdamW."""
+    """Train with cross-entropy at random labelled pixels with AdamW."""
     configs = [config or ProbeConfig()]
     return train_probes(maps, labels, classes, stride=stride, seeds=[seed], ignore=ignore, configs=configs)[0]
 
@@ -94,7 +94,7 @@ def train_probes(
     ignore: int = VOID,
     device: str = "cpu",
 ) -> list[LinearProbe]:
-    """A probe for each seed, its config and its subset of the pictures (None: all): `train_probe`'s, side by side."""
+    """Train a probe for each seed with its config on its subset of the pictures (None: all), in parallel."""
     check_set("training set", maps, labels, stride)
     for i, label in enumerate(labels):
         _check_classes(i, label[label != ignore], classes, ignore)
@@ -111,7 +111,7 @@ def _cross_entropy(_head: int, out: Float[Tensor, "N K"], targets: Integer[Tenso
 def _check_classes(picture: int, labels: Integer[np.ndarray, "N"], classes: int, ignore: int) -> None:
     if labels.size and not (labels.min() >= 0 and labels.max() < classes):
         raise BadInput(
-            f"training labels, picture {picture}: expected classes 0 to {classes - 1} or {ignore} for void, got "
+            f"training labels, picture {picture}: expected classes 0 to {classes - 1} or {ignore} for void, found "
             f"{labels.min()} to {labels.max()}; check the number of classes"
         )
 
@@ -128,7 +128,7 @@ def sweep_probe(
     config: ProbeConfig | None = None,
     device: str = "cpu",
 ) -> dict[float, SegmentationScore]:
-    """Each learning rate's score on a fifth of the training pictures that its probe did not see."""
+    """Return each learning rate's score on a held-out fifth of the training pictures."""
     kept, held = hold_out(len(maps), seed)
     base = config or ProbeConfig()
     probes = train_probes(
@@ -152,7 +152,7 @@ def score_probes(
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> list[SegmentationScore]:
-    """Each probe's score over pairs of a map and its labels, which come one at a time and are not kept."""
+    """Score each probe over a stream of pairs of a map and its labels, which are not kept."""
     together, T = stacked(probes, device), len(probes)
     totals = np.zeros((T, classes, classes), dtype=np.int64)
     counts: list[np.ndarray] = []
@@ -172,13 +172,13 @@ def score_probes(
 def score_of(
     total: Int64[np.ndarray, "K K"], counts: Int64[np.ndarray, "B 3 K"], skipped: int = 0
 ) -> SegmentationScore:
-    """The score of a confusion matrix and its pictures' counts."""
+    """Compute the score from a confusion matrix and the pictures' counts."""
     mean, each = miou(total)
     return SegmentationScore(mean, each, pixel_accuracy(total), total, counts, skipped)
 
 
 def count_hits(confusions: Int64[np.ndarray, "*T K K"]) -> Int64[np.ndarray, "*T 3 K"]:
-    """Hits, pixels of the class, and pixels called it."""
+    """Return hits, pixels of the class, and pixels predicted as the class."""
     hits = np.diagonal(confusions, axis1=-2, axis2=-1)
     return np.stack([hits, confusions.sum(-1), confusions.sum(-2)], -2)
 
@@ -186,10 +186,10 @@ def count_hits(confusions: Int64[np.ndarray, "*T K K"]) -> Int64[np.ndarray, "*T
 def classify(
     together: LinearProbe, count: int, one: Float[Tensor, "C h w"], stride: int, size: tuple[int, ...]
 ) -> Integer[np.ndarray, "T H W"]:
-    """What each of `count` stacked probes calls every pixel of a picture of `size` (height, width).
+    """Return the class that each of `count` stacked probes predicts for every pixel of a picture of `size`.
 
-    The largest of the logits at full size; but where the four cells around a pixel agree, no mixture of theirs can
-    say anything else, so logits are mixed at the others alone, which are few but along outlines.
+    `size` is (height, width). The class is the largest logit at full size. Where the four cells around a pixel have the
+    same class, interpolation cannot change it, so logits are interpolated only at the other pixels, near outlines.
     """
     w = one.shape[2]
     table = together(one).flatten(1).T.contiguous()  # (h w, T K)
@@ -214,7 +214,7 @@ def classify(
 def _between(
     pixels: int, cells: int, stride: int, device: torch.device
 ) -> tuple[Int64[Tensor, "P"], Int64[Tensor, "P"], Float[Tensor, "P"]]:
-    """Along one side: each pixel's cells before and after its centre, and the share of the latter."""
+    """Return, along one side, each pixel's cells before and after its centre, and the weight of the latter."""
     at = ((torch.arange(pixels, device=device, dtype=torch.float64) + 0.5) / stride - 0.5).clamp(0, cells - 1)
     before = at.long()
     return before, (before + 1).clamp_max(cells - 1), (at - before).float()
@@ -223,5 +223,5 @@ def _between(
 def predict_classes(
     probe: LinearProbe, one: Float[Tensor, "C _ _"], stride: int, size: tuple[int, ...]
 ) -> Integer[np.ndarray, "H W"]:
-    """The most likely class of every pixel of a picture of `size` (height, width)."""
+    """Return the most likely class of every pixel of a picture of `size` (height, width)."""
     return classify(probe, 1, one, stride, size)[0]

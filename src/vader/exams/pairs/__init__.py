@@ -1,4 +1,4 @@
-"""Where in a second picture is this point of the first?
+"""Exams on pairs: where in the second picture is this point of the first?
 
 `images/finding.py` answers from two maps, `scores.py` compares with the truth, `flows.py` does both for the exact flow
 of a pair of rendered pictures, `warps.py` makes pairs of one image, `protocols.py` has the constants.

@@ -1,4 +1,4 @@
-"""An encoder finds the points of pairs of pictures: features of each picture once, a few pairs' maps at a time.
+"""Evaluate one encoder by matching points of pairs; each picture is encoded once, and few pairs' maps are in memory.
 
 Axes: M matches of all pairs together, B pairs, N points of a pair, K thresholds.
 """
@@ -21,7 +21,7 @@ from vader.images.finding import find
 from vader.runtime.progress import Progress
 
 CHANCE, STILL = "a cell at random", "the same place"
-CHANCE_STRIDE = 4  # px, of the cells that chance draws from
+CHANCE_STRIDE = 4  # px, stride of the cells of the random baseline
 NOWHERE = np.zeros((0, 2))
 NO_MATCHES = Matches(
     np.zeros(0, np.int64), NOWHERE, NOWHERE, NOWHERE, NOWHERE, np.zeros(0, bool), np.zeros(0)
@@ -30,8 +30,11 @@ NO_MATCHES = Matches(
 
 @dataclass(frozen=True)
 class PairResult(Result):
-    """`shares` of every pair, (B, K) by threshold; `matches` are None for chance, `stride` is 0 without an encoder.
-    `unread` names the files that could not be read, whose pairs nobody is scored on."""
+    """The numbers of one encoder on pairs.
+
+    `shares` holds every pair's share of right matches (B, K) by threshold; `matches` is None for chance; `stride` is 0
+    without an encoder. `unread` names the files that could not be read; their pairs are not scored.
+    """
 
     shares: Float[np.ndarray, "B K"] | None = None
     matches: Matches | None = None
@@ -42,10 +45,10 @@ class PairResult(Result):
 def match_pairs(
     encoder: DenseEncoder, protocol: MatchProtocol, material: PairSet, plan: Plan, keep: Keep | None = None
 ) -> PairResult:
-    """The encoder's shares of right matches. `keep` is not called: matches are no maps; the pages write them.
+    """Compute the encoder's shares of right matches. `keep` is not called: the pages write the matches.
 
-    Pairs of pictures that cannot be read are left out, counted and named. Raises BadInput for features that are not
-    finite, and where no pair is left.
+    Pairs whose pictures cannot be read are left out, counted and named. Raises BadInput for features that are not
+    finite, and if no pair is left.
     """
     found: list[Matches] = []
     unread: dict[int, str] = {}
@@ -73,8 +76,8 @@ def match_pairs(
 
 
 def blocks(links: Sequence[tuple[int, int]], batch: int) -> Iterator[list[int]]:
-    """Numbers of consecutive pairs that share no picture with any pair outside; of at least `batch` pictures, if there
-    are as many, so that encoders get whole batches."""
+    """Group consecutive pairs so that no picture belongs to two groups. A group has at least `batch` pictures, if there
+    are as many, so that encoders get full batches."""
     last = {n: i for i, link in enumerate(links) for n in link}
     some: list[int] = []
     seen: set[int] = set()
@@ -92,7 +95,7 @@ def _fill(
     maps: Maps, encoder: DenseEncoder, material: PairSet, numbers: list[int], plan: Plan, unread: dict[int, str],
     progress: Progress,
 ) -> dict[int, int]:  # fmt: skip
-    """Appends the maps of pictures; where each one's lies."""
+    """Append the maps of pictures and return the index of each."""
     places: dict[int, int] = {}
     for start in range(0, len(numbers), plan.batch):
         some = numbers[start : start + plan.batch]
@@ -117,7 +120,7 @@ def _read(material: PairSet, n: int, unread: dict[int, str]) -> np.ndarray | Non
 def _truth(material: PairSet, i: int, unread: dict[int, str]) -> Truth | None:
     try:
         return material.truth(i)
-    except UnreadableImage as fault:  # of depth: the pictures were read
+    except UnreadableImage as fault:  # a depth file; the pictures were readable
         if str(fault) not in unread.values():
             unread[-1 - i] = str(fault)
         return None
@@ -139,7 +142,7 @@ def _joined(parts: Sequence[Matches]) -> Matches:
 
 
 def measures(protocol: MatchProtocol, material: PairSet) -> list[Measure]:
-    """The headline, the other thresholds, the headline's of the further pairs, soft-argmax, mutual matches."""
+    """List the headline, the other thresholds, the headline of the further pairs, soft-argmax, mutual matches."""
     head = protocol.measure(protocol.headline)
     others = [protocol.measure(t) for t in protocol.thresholds if t != protocol.headline]
     further = [f"{head}, {material.groups[-1]}"] if material.counted < len(material) else []
@@ -159,14 +162,14 @@ def _result(
         raise BadInput(f"{material.name}: expected pairs with points that both pictures show, found none{told}")
     head = protocol.thresholds.index(protocol.headline)
     mine = matches.pair < counted
-    if encoder is None:  # whatever is not a map has neither
+    if encoder is None:  # baselines have no maps, so no soft-argmax or mutual matches
         soft = kept = agreed = float("nan")
     else:
         right = matches.errors(soft=True) <= protocol.headline
         soft = _mean(by_pair(right[mine], matches.pair[mine], counted))
         kept = _mean(by_pair(matches.mutual[mine], matches.pair[mine], counted))
         mutual = mine & matches.mutual
-        # Of all kept matches together: many a pair keeps a handful.
+        # Over all mutual matches together, because many pairs have only a few.
         agreed = float((errors[mutual] <= protocol.headline).mean()) if mutual.any() else float("nan")
     return PairResult(
         name, _values(protocol, material, shares, (soft, kept, agreed)), shares[None, :counted, head],
@@ -198,7 +201,7 @@ def _mean(values: Float[np.ndarray, "B"]) -> float:
 def pair_baselines(
     protocol: MatchProtocol, material: PairSet, plan: Plan, keeper: Callable[[str], Keep] | None = None
 ) -> list[Result]:
-    """A cell at random, in expectation; and every point answered with its own place, as a share of the picture."""
+    """Score two baselines: a random cell (expected value), and the same relative position in the second picture."""
     rows, parts = np.full((len(material), len(protocol.thresholds)), np.nan), []
     unread: dict[int, str] = {}
     for i in range(len(material)):

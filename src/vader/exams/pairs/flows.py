@@ -1,4 +1,4 @@
-"""Two maps against the exact flow between their pictures: nearest neighbours of the first map's own cells.
+"""Compare two maps with the exact flow between their pictures: nearest neighbours of the first map's own cells.
 
 Axes: D embedding, H W pixels, h w cells, N queries, K thresholds. Points are (x, y) in pixels, centres at + 0.5.
 """
@@ -20,14 +20,18 @@ from vader.reports.metrics import pck
 
 THRESHOLDS = (1, 2, 4, 8)  # pixels
 QUERIES = 200
-ANGLES = (0, 15, 30, 60, 180)  # edges of bins, degrees: Probe3D's for ScanNet
+ANGLES = (0, 15, 30, 60, 180)  # bin edges in degrees, from Probe3D for ScanNet
 
 
 @dataclass(frozen=True)
 class MatchScore:
-    """`errors` of the queries in pixels, and the shares of queries at or below each threshold: `shares` as found,
-    `chance` of a cell at random, `ceiling` of the cell nearest to the truth (what a perfect encoder reaches without
-    refinement). `floor` is the largest error of the nearest cell, stride / sqrt 2. Without queries, shares are nan."""
+    """Scores of the matches of one pair.
+
+    `errors` of the queries are in pixels. `shares`, `chance` and `ceiling` are shares of queries with an error at or
+    below each threshold: of the prediction, of a random cell, and of the cell nearest to the truth (the best that is
+    possible without refinement). `floor` is the largest error of the nearest cell, stride / sqrt 2. Without queries,
+    shares are nan.
+    """
 
     thresholds: tuple[float, ...]
     shares: Float[np.ndarray, "K"]
@@ -48,17 +52,17 @@ def match_scores(
     rng: np.random.Generator | None = None,
     refine: Refine = "cell",
 ) -> MatchScore:
-    """Find up to `queries` cells of the first map in the second, by the largest product of normalised embeddings.
+    """Find up to `queries` cells of the first map in the second by the largest product of normalised embeddings.
 
-    `points` are where the first picture's pixels lie in the second one, `visible` whether they are seen there. The
-    prediction is the best cell's centre; `refine="parabola"` moves it by up to half a cell to the top of parabolas
-    through the neighbours' similarities. `rng` (by default of seed 0) chooses the queries. Raises BadInput for points
-    whose size does not fit the first map.
+    `points` are the positions of the first picture's pixels in the second, `visible` whether they are visible there.
+    The prediction is the best cell's centre; `refine="parabola"` moves it by up to half a cell to the maximum of
+    parabolas through the neighbours' similarities. `rng` (default: seed 0) draws the queries. Raises BadInput for
+    points whose size does not fit the first map.
     """
     H, W = visible.shape
     if tuple(-(-side // stride) for side in (H, W)) != tuple(first_map.shape[1:]):
         raise BadInput(
-            f"points: expected those of a picture of {tuple(first_map.shape[1:])} cells at stride {stride}, got {H}x{W}"
+            f"points: expected those of {tuple(first_map.shape[1:])} cells at stride {stride}, found {H}x{W} px"
         )
     cells, wanted = query_cells(points, visible, stride)
     rng = rng or np.random.default_rng(0)
@@ -73,7 +77,7 @@ def match_scores(
     if refine == "parabola":
         found = found + stride * parabola(similar.reshape(-1, h, w), best)
     errors = np.linalg.norm(found - wanted, axis=1)
-    every = np.linalg.norm(centres[None] - wanted[:, None], axis=2)  # (N, hw), of every answer there is
+    every = np.linalg.norm(centres[None] - wanted[:, None], axis=2)  # (N, hw), errors of all possible answers
     return MatchScore(
         thresholds=tuple(float(t) for t in thresholds),
         shares=pck(errors, thresholds),
@@ -87,10 +91,11 @@ def match_scores(
 def query_cells(
     points: Float[np.ndarray, "H W 2"], visible: Bool[np.ndarray, "H W"], stride: int
 ) -> tuple[Int64[np.ndarray, "N"], Float[np.ndarray, "N 2"]]:
-    """The cells whose centres the second picture shows (row-major), and where.
+    """Return the cells whose centres are visible in the second picture (row-major), and their positions there.
 
-    At an even stride a centre lies between four pixels, and its point is their points' mean. A cell is left out if one
-    of the four is not visible, or if they land more than a stride apart: then they are not of one surface.
+    At an even stride a centre is between four pixels, and its position is the mean of theirs. A cell is left out if one
+    of the four is not visible, or if their positions are more than a stride apart, because then they are on different
+    surfaces.
     """
     H, W = visible.shape
     w = -(-W // stride)
@@ -104,8 +109,8 @@ def query_cells(
 
 
 def _beside(side: int, stride: int) -> Int64[np.ndarray, "cells 2"]:
-    """The pixels on both sides of each cell's centre along one axis (the same twice if a pixel's centre is the cell's);
-    cells whose centre lies beyond the picture are left out."""
+    """Return the pixels on both sides of each cell's centre along one axis (the same pixel twice if the centres are
+    equal). Cells whose centre is outside the picture are left out."""
     centre = (np.arange(-(-side // stride)) + 0.5) * stride - 0.5
     pair = np.stack([np.floor(centre), np.ceil(centre)], 1).astype(np.int64)
     return pair[pair[:, 1] < side]
@@ -116,8 +121,8 @@ def _beside(side: int, stride: int) -> Int64[np.ndarray, "cells 2"]:
 
 @dataclass(frozen=True)
 class AngleBin:
-    """The mean over the `pairs` of pictures whose cameras' axes are `low` to `high` degrees apart (low included, high
-    only in the last bin); pairs without queries are not among them."""
+    """The mean over the `pairs` of pictures whose cameras' axes are `low` to `high` degrees apart (`high` is included
+    only in the last bin). Pairs without queries do not count."""
 
     low: float
     high: float
@@ -128,10 +133,10 @@ class AngleBin:
 
 
 def by_angle(angles: Sequence[float], scores: Sequence[MatchScore], edges: Sequence[float] = ANGLES) -> list[AngleBin]:
-    """The pairs' scores, grouped by their cameras' angle. A bin without pairs has nan; angles beyond the edges count
-    nowhere. Raises BadInput unless there is an angle for each score."""
+    """Group the pairs' scores by their cameras' angle. A bin without pairs has nan; angles outside the edges do not
+    count. Raises BadInput unless there is an angle for each score."""
     if len(angles) != len(scores):
-        raise BadInput(f"angles: expected one for each of {len(scores)} scores, got {len(angles)}")
+        raise BadInput(f"angles: expected one for each of {len(scores)} scores, found {len(angles)}")
     bins = []
     for low, high in pairwise(edges):
         last = high == edges[-1]

@@ -1,4 +1,4 @@
-"""Results of matching -> tables by group and by stride, pictures with matches as lines, and the matches as files.
+"""Report pages of matching: tables by group and by stride, pictures with matches as lines, and files of matches.
 
 Axes: H W pixels, M matches of all pairs together, B pairs, K thresholds. Points are (x, y) in pixels.
 """
@@ -22,9 +22,9 @@ from vader.reports.tables import Cell, Column, Row, Table
 from vader.runtime.files import write_atomic
 
 SHOWN = 4  # pairs
-LINES = 24  # of a pair
+LINES = 24  # shown matches of a pair
 ZOOM = 2
-QUALITY = 85  # of JPEG: a page of a dozen encoders stays within a few MB
+QUALITY = 85  # of JPEG; keeps a page of a dozen encoders within a few MB
 GAP = 8  # pixels between two pictures
 ENDING = ".matches.npz"
 
@@ -37,16 +37,16 @@ def pair_pages(
     for one in results:
         if one.matches is not None and one.name in folders:
             write_matches(folder / "predictions" / f"{folders[one.name]}{ENDING}", one, material)
-    # By angle, all thresholds: with it some answers get coarse and others wrong.
+    # For angles, show all thresholds: with the angle some answers become coarse and others wrong.
     shown = protocol.thresholds if isinstance(protocol, ScenesProtocol) else (protocol.headline,)
     tables = [group_table(results, protocol, material, threshold) for threshold in shown]
-    tables[1:] = [one.model_copy(update={"note": ""}) for one in tables[1:]]  # said once
+    tables[1:] = [one.model_copy(update={"note": ""}) for one in tables[1:]]  # the first table has the note
     tables += stride_table(results, protocol, material)
     return tables, _pictures(results, protocol, material) if pictures else []
 
 
 def write_matches(path: Path, result: PairResult, material: PairSet) -> None:
-    """Every match: names of the pairs, and for each match its pair's number, point, truth, and what was found."""
+    """Write every match: the names of the pairs, and each match's pair index, point, truth and predictions."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = io.BytesIO()
     matches = result.matches
@@ -63,7 +63,7 @@ def write_matches(path: Path, result: PairResult, material: PairSet) -> None:
 
 
 def group_table(results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet, threshold: float) -> Table:
-    """A row a class, an angle or a distance, a column an encoder; means over the pairs of the group."""
+    """Make a row for each class, angle or distance and a column for each encoder; means over the pairs of a group."""
     column = protocol.thresholds.index(threshold)
     known = _known(results)
     group = {int(i): material.truth(int(i)).group for i in np.flatnonzero(known)}
@@ -78,14 +78,14 @@ def group_table(results: Sequence[PairResult], protocol: MatchProtocol, material
     title = f"{protocol.measure(threshold)} by {material.by}"
     note = "Means over pairs."
     if absent := int((~known[: material.counted]).sum()):
-        note += f" {absent} of {material.counted} pairs show no point twice, or too few, and were left out."
+        note += f" {absent} of {material.counted} pairs have no common points, or too few, and are left out."
     if unread := next((one.unread for one in results if one.unread), ()):
         note += f" Files that could not be read: {'; '.join(unread[:3])}{'; ...' if len(unread) > 3 else ''}."
     return Table(title=title, subject=material.by, columns=columns, rows=tuple(rows), note=note)
 
 
 def stride_table(results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet) -> list[Table]:
-    """What the cells of each stride allow: chance, and the cell nearest to the truth. None without encoders."""
+    """Make a table of what the cells of each stride allow: chance and the nearest cell. None without encoders."""
     strides = sorted({one.stride for one in results if one.stride})
     if not strides:
         return []
@@ -110,12 +110,12 @@ def stride_table(results: Sequence[PairResult], protocol: MatchProtocol, materia
                    *(Cell(mean=100 * v) for v in (*np.mean(best[stride], 0), *np.mean(drawn[stride], 0)))))
         for stride in strides
     )  # fmt: skip
-    note = "An answer is a cell's centre: nobody is nearer than the nearest cell without refinement."
+    note = "An answer is the centre of a cell, so without refinement no encoder exceeds the nearest cell."
     return [Table(title="What a stride allows", subject="stride", columns=columns, rows=rows, note=note)]
 
 
 def _known(results: Sequence[PairResult]) -> Bool[np.ndarray, "B"]:
-    """The pairs that were scored, the same for all."""
+    """Return which pairs are scored; the same for all results."""
     return np.isfinite(_shares(results[0])[:, 0])
 
 
@@ -128,9 +128,9 @@ def _shares(result: PairResult) -> Float[np.ndarray, "B K"]:
 
 
 def _pictures(results: Sequence[PairResult], protocol: MatchProtocol, material: PairSet) -> list[Group]:
-    """Some pairs, each with every encoder's matches beside each other; pairs of every group in turn."""
+    """Draw some pairs of every group, each with the matches of every encoder."""
     known = np.flatnonzero(_known(results)[: material.counted])
-    # The pair in the middle of each group, so that the pictures show the table's rows; of one group, several.
+    # Show the middle pair of each group, so that there is a picture for each row; of a single group, several pairs.
     by_group: dict[str, list[int]] = {}
     for i in known.tolist():
         by_group.setdefault(material.truth(i).group, []).append(i)
@@ -141,12 +141,12 @@ def _pictures(results: Sequence[PairResult], protocol: MatchProtocol, material: 
         truth = material.truth(i)
         try:
             first, second = (material.picture(n) for n in material.links[i])
-        except UnreadableImage:  # it was readable a moment ago
+        except UnreadableImage:  # the file was damaged after scoring
             continue
         picked = np.unique(np.linspace(0, len(truth.points) - 1, LINES).round().astype(int))
         figures = []
         for one in results:
-            if one.matches is None or not one.stride:  # chance, and what stays where it is
+            if one.matches is None or not one.stride:  # a baseline
                 continue
             mine = one.matches.pair == i
             right = one.matches.errors()[mine] <= protocol.headline
@@ -164,7 +164,7 @@ def lines(
     found: Float[np.ndarray, "M 2"],
     right: Bool[np.ndarray, "M"],
 ) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Two pictures side by side, twice as large, a line from each point to what was found: green if right, else red."""
+    """Draw two pictures side by side at double size, with lines to the predictions: green if right, else red."""
     height = max(first.shape[0], second.shape[0])
     width = first.shape[1] + GAP
     canvas = np.full((height, width + second.shape[1], 3), 255, np.uint8)
@@ -173,7 +173,7 @@ def lines(
     canvas = cv2.resize(canvas, None, fx=ZOOM, fy=ZOOM, interpolation=cv2.INTER_LINEAR)
     colours = {good: tuple(int(word[k : k + 2], 16) for k in (1, 3, 5)) for good, word in
                ((True, draw.GOOD), (False, draw.BAD))}  # fmt: skip
-    # Wrong ones first, that they hide no right one.
+    # Draw wrong matches first, so that they do not hide right ones.
     for n in np.argsort(right, kind="stable"):
         start, end = _at(points[n]), _at(found[n] + np.array([width, 0]))
         colour = colours[bool(right[n])]
@@ -183,10 +183,10 @@ def lines(
     return canvas
 
 
-SHIFT = 4  # bits of a pixel that OpenCV draws with
+SHIFT = 4  # fractional bits of OpenCV's coordinates
 
 
 def _at(point: Float[np.ndarray, "2"]) -> tuple[int, int]:
-    """A point in the enlarged picture, as OpenCV counts: from the centre of the first pixel, in 1/16 of one."""
+    """Convert a point to OpenCV's coordinates in the enlarged picture: 1/16 px from the centre of the first pixel."""
     x, y = ((ZOOM * point - 0.5) * 2**SHIFT).round().astype(int).tolist()
     return x, y

@@ -1,6 +1,6 @@
-"""Pairs of pictures for the exams of matching: views of an image, rendered worlds, animals, posed frames.
+"""Pairs of pictures for the matching exams: views of an image, rendered worlds, animals, posed frames.
 
-Nothing is opened before it is asked for. Axes: H W pixels, N points of a pair. Points are (x, y) in pixels.
+Files are opened on access. Axes: H W pixels, N points of a pair. Points are (x, y) in pixels.
 """
 
 import itertools
@@ -38,8 +38,8 @@ from vader.scenes.world import SceneConfig
 
 @dataclass(frozen=True)
 class Truth:
-    """Points of a pair's first picture, where they lie in its second, the pixels that count as 1 in its thresholds, the
-    row of the table that it belongs to, and both pictures' (height, width)."""
+    """Points of a pair's first picture, their positions in its second, the pixels that are 1 in the thresholds' unit,
+    the pair's row of the table, and both pictures' (height, width)."""
 
     points: Float[np.ndarray, "N 2"]
     truths: Float[np.ndarray, "N 2"]
@@ -49,7 +49,7 @@ class Truth:
 
 
 class Some(Sequence):
-    """Pictures by number, read when asked for. Walking through them leaves out files that cannot be read."""
+    """Pictures by index, read on access. Iteration skips files that cannot be read."""
 
     def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         self.number, self.read = count, read
@@ -62,17 +62,17 @@ class Some(Sequence):
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for i in range(self.number):
-            with suppress(UnreadableImage):  # they are named where pairs are scored
+            with suppress(UnreadableImage):  # these files are named when pairs are scored
                 yield self.read(i)
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """The material of an exam of matching.
+    """The material of a matching exam.
 
-    `links` are the two pictures' numbers of each pair, `names` the pairs'; `picture` and `truth` read one, and raise
-    UnreadableImage for a damaged file. The first `counted` pairs make the headline. `groups` are the rows of the table
-    in their order, `by` what they are.
+    `links` holds the indices of the two pictures of each pair, `names` the names of the pairs. `picture` and `truth`
+    read one, and raise UnreadableImage for a damaged file. The headline is over the first `counted` pairs. `groups` are
+    the rows of the table in order, `by` what they stand for.
     """
 
     name: str
@@ -83,7 +83,7 @@ class PairSet:
     counted: int
     by: str
     groups: tuple[str, ...]
-    pictures: Sequence  # without [np.ndarray]: tests' type checks would read one
+    pictures: Sequence  # not Sequence[np.ndarray]: a type check in tests would read a picture
     told: dict[str, Any]
     sentence: str
 
@@ -91,23 +91,23 @@ class PairSet:
         return len(self.links)
 
     def facts(self) -> dict[str, Any]:
-        """Fingerprints and counts."""
+        """Return fingerprints and counts."""
         return {"set": self.name, "pairs": self.counted, **self.told}
 
     def lead(self) -> str:
-        """How much there is."""
+        """Return a sentence with the number of pairs."""
         return self.sentence
 
 
 def open_pairs(protocol: MatchProtocol, root: Path | None) -> PairSet:
-    """The pairs of a protocol in the data at `root`, which rendered scenes do without. Reads lists, opens no picture.
+    """Open the pairs of a protocol in the data at `root` (None for rendered scenes). Reads lists but no pictures.
 
-    Raises BadInput for data that is missing or not as its layout says, and where there is no pair.
+    Raises BadInput for missing data, data that does not match its layout, and data without a pair.
     """
     if isinstance(protocol, ScenesProtocol):
         return scene_pairs(protocol)
     if root is None:
-        raise BadInput(f"--protocol {protocol.name}: expected --data with a folder of pictures, got none; give one")
+        raise BadInput(f"--protocol {protocol.name}: expected --data with a folder of pictures, found none; give one")
     if isinstance(protocol, WarpProtocol):
         return warp_pairs(protocol, root)
     if isinstance(protocol, KeypointsProtocol):
@@ -117,7 +117,7 @@ def open_pairs(protocol: MatchProtocol, root: Path | None) -> PairSet:
 
 
 def _train(read: Callable[[Path, str], Any], root: Path) -> Any:
-    """The train split, whose pictures an encoder may be fitted on; None where there is no list of it."""
+    """Open the train split, whose pictures an encoder may be fitted on; None without a list of it."""
     return read(root, "train") if (root / "train.txt").is_file() else None
 
 
@@ -128,7 +128,7 @@ CHANGED, ALONE = "geometry and colour", "geometry alone"
 
 
 def warp_pairs(protocol: WarpProtocol, root: Path) -> PairSet:
-    """Two views of each image, then the same with colours as they are. Image i has views 4 i to 4 i + 3."""
+    """Make two views of each image, then the same without colour changes. Image i has views 4 i to 4 i + 3."""
     listed = list_images(root)
     count = min(protocol.images, len(listed))
     chosen = [i * len(listed) // count for i in range(count)]
@@ -158,7 +158,7 @@ def warp_pairs(protocol: WarpProtocol, root: Path) -> PairSet:
         (CHANGED, ALONE), Some(count, lambda i: picture(4 * i + 2)),
         {"val": f"{listed.fingerprint()[:16]} ({count} of {len(listed)} images, evenly spaced)",
          "fitted on": "the exam's own first views, their colours unchanged"},
-        f"Two {protocol.size} px views of each of {count} images, {protocol.points} points a pair.",
+        f"Two {protocol.size} px views of each of {count} images, {protocol.points} points for each pair.",
     )  # fmt: skip
 
 
@@ -166,7 +166,7 @@ def warp_pairs(protocol: WarpProtocol, root: Path) -> PairSet:
 
 
 def scene_pairs(protocol: ScenesProtocol) -> PairSet:
-    """Worlds 0, 1 ... from two viewpoints; each is rendered once, and its pictures and points are kept."""
+    """Render worlds 0, 1 ... from two viewpoints; each is rendered once and kept."""
     config = SceneConfig()
     edges = list(pairwise(protocol.angles))
     groups = tuple(f"{low:g} to {high:g} degrees" for low, high in edges)
@@ -193,7 +193,7 @@ def scene_pairs(protocol: ScenesProtocol) -> PairSet:
         picture, lambda i: world(i)[2], count, "angle between the cameras", groups, Some(count, lambda i: world(i)[0]),
         {"val": f"worlds 0 to {count - 1} of seed {protocol.seed}", "scenes": config.model_dump(mode="json"),
          "fitted on": "the exam's own first pictures"},
-        f"{count} rendered worlds from two viewpoints each, at most {protocol.points} points a pair.",
+        f"{count} rendered worlds from two viewpoints each, at most {protocol.points} points for each pair.",
     )  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def scene_pairs(protocol: ScenesProtocol) -> PairSet:
 
 
 def keypoint_pairs(protocol: KeypointsProtocol, val: AnimalSet, train: AnimalSet | None) -> PairSet:
-    """Ordered pairs of animals of one class in different images. Raises BadInput where there is none."""
+    """Make ordered pairs of animals of one class in different images. Raises BadInput without a pair."""
     rng = np.random.default_rng(protocol.seed)
     chosen: list[tuple[Animal, Animal]] = []
     kinds = sorted({one.category for one in val.animals})
@@ -219,7 +219,7 @@ def keypoint_pairs(protocol: KeypointsProtocol, val: AnimalSet, train: AnimalSet
     if not chosen:
         raise BadInput(
             f"{val.images.root}: expected two images of one class with {protocol.common} keypoints visible in both, "
-            f"found none among {len(val.animals)} animals; annotate more"
+            f"found none among {len(val.animals)} animals; annotate more animals"
         )
 
     @lru_cache(maxsize=32)
@@ -244,12 +244,12 @@ def keypoint_pairs(protocol: KeypointsProtocol, val: AnimalSet, train: AnimalSet
         Some(len(fitted), lambda i: to_side(fitted.image(i), protocol.side)[0]),
         {"val": f"{val.images.fingerprint()} ({len(names)} images, {len(val.animals)} animals)",
          "fitted on": f"{fitted.split}, {fitted.fingerprint()} ({len(fitted)} images)"},
-        f"{len(chosen)} pairs of animals of one of {len(kinds)} classes, in {len(names)} images.",
+        f"{len(chosen)} pairs of animals of the same class, from {len(kinds)} classes and {len(names)} images.",
     )  # fmt: skip
 
 
 def to_side(image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[UInt8[np.ndarray, "_ _ 3"], Float[np.ndarray, "2"]]:
-    """The image with its short side at `side` px, and the factors that take its points (x, y) along."""
+    """Resize the image to a short side of `side` px; also return the factors that scale its points (x, y)."""
     height, width = image.shape[:2]
     scale = side / min(height, width)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
@@ -262,7 +262,7 @@ def to_side(image: UInt8[np.ndarray, "H W 3"], side: int) -> tuple[UInt8[np.ndar
 
 
 def posed_pairs(protocol: PosedProtocol, val: PosedSet, train: PosedSet | None) -> PairSet:
-    """Two frames at a time, by their cameras' distance. Raises BadInput where there is no pair."""
+    """Pair frames by their cameras' distance. Raises BadInput without a pair."""
     rng = np.random.default_rng(protocol.seed)
     count = len(val.poses)
     apart = {(a, b): val.distance(a, b) for a in range(count) for b in range(a + 1, count)}
@@ -308,5 +308,5 @@ def posed_pairs(protocol: PosedProtocol, val: PosedSet, train: PosedSet | None) 
         Some(len(fitted), fitted.image),
         {"val": f"{val.frames.fingerprint()} ({count} frames)",
          "fitted on": f"{fitted.split}, {fitted.fingerprint()} ({len(fitted)} frames)"},
-        f"{len(chosen)} pairs of {count} frames, at most {protocol.points} points a pair.",
+        f"{len(chosen)} pairs of {count} frames, at most {protocol.points} points for each pair.",
     )  # fmt: skip

@@ -13,7 +13,7 @@ from vader.pretraining.views import Pair, ViewConfig, choose_matches, draw_pair,
 
 
 def draw_warp(protocol: WarpProtocol, width: int, height: int, number: int) -> Pair:
-    """Two views of image `number`, which share enough cells for every point."""
+    """Draw two views of image `number` that share enough cells for every point."""
     config = ViewConfig(size=protocol.size, min_shared=protocol.points)
     return draw_pair(config, width, height, protocol.grid, protocol.seed, 0, number)
 
@@ -21,7 +21,7 @@ def draw_warp(protocol: WarpProtocol, width: int, height: int, number: int) -> P
 def view_of(
     protocol: WarpProtocol, image: UInt8[np.ndarray, "H W 3"], pair: Pair, k: int, colour: bool
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """The pixels of view k, 0 or 1, its colours changed or as they are."""
+    """Render the pixels of view k (0 or 1), with or without the colour change."""
     pixels = render(image, pair.views[k], protocol.size)
     return paint(pixels, pair.views[k].colour) if colour else pixels
 
@@ -29,7 +29,7 @@ def view_of(
 def warp_points(
     protocol: WarpProtocol, pair: Pair, number: int
 ) -> tuple[Float64[np.ndarray, "N 2"], Float64[np.ndarray, "N 2"]]:
-    """The pair's points in view 1 and where view 2 shows them."""
+    """Draw the pair's points in view 1 and return them with their positions in view 2."""
     config = ViewConfig(size=protocol.size)
     rng = generator(protocol.seed, 0, number, 2)
     cells, points = choose_matches(pair, config, protocol.grid, protocol.points, rng)

@@ -1,7 +1,7 @@
-"""The labels of a clip's first frame, carried through the clip by likeness of features alone.
+"""Propagate the labels of a clip's first frame through the clip, using only the similarity of features.
 
-affinity -> top-k -> labels: three pure functions, always on a tile of the queries, so that never more than tile x
-neighbourhood similarities exist. `protocols.py` has the constants, `clip.py` the way through a clip.
+affinity -> top-k -> labels: three pure functions that work on one tile of queries at a time, so that memory holds at
+most tile x neighbourhood similarities. `protocols.py` has the constants, `clip.py` the loop over a clip.
 """
 
 from vader.inference.propagation.affinity import affinity, top_k

@@ -1,8 +1,8 @@
-"""Which cells of the frames before a cell is most like: similarities, and the largest of them.
+"""Compute the similarities between a frame's cells and those of earlier frames, and select the largest.
 
-A map's cells are queries in tiles; with a radius the keys of a tile are a window of each context frame around it, so
-nothing beyond is computed. Axes: F context frames, D embedding, h w cells of a map, N queries of a tile, M keys, K
-neighbours.
+The cells of a map are queries in tiles. With a radius, the keys of a tile are a window around it in each context frame,
+so that nothing outside is computed. Axes: F context frames, D embedding, h w cells of a map, N queries of a tile, M
+keys, K neighbours.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vader.inference.propagation.protocols import PropagationProtocol
 
-GROUP = 64  # similarities that are first compared among themselves
-AT_ONCE = 1 << 20  # similarities that exist at a time: 4 MiB stay in a processor's cache
+GROUP = 64  # similarities that are compared within a group first
+AT_ONCE = 1 << 20  # similarities in memory at a time: 4 MiB fit in a CPU cache
 AT_ONCE_GPU = 1 << 26  # 256 MiB
 
 
@@ -28,23 +28,23 @@ def affinity(
     bias: Float[Tensor, "N M"] | None = None,
     out: Float[Tensor, "N M"] | None = None,
 ) -> Float[Tensor, "N M"]:
-    """Products of all pairs, plus `bias`: -inf where a key is out of bounds. Written to `out` if there is one."""
+    """Return the products of all pairs plus `bias`, which is -inf for keys out of bounds; written to `out` if given."""
     if bias is None:
         return torch.mm(queries, keys.T, out=out)
     return torch.addmm(bias, queries, keys.T, out=out)
 
 
 def top_k(similar: Float[Tensor, "N M"], k: int) -> tuple[Float[Tensor, "N K"], Int64[Tensor, "N K"]]:
-    """Each row's k largest values, falling, and their places; fewer, if there are not as many.
+    """Return each row's k largest values in descending order, and their indices; fewer if the row is shorter.
 
-    The k largest lie in the k groups with the largest maxima, and finding these is one pass that a processor does
-    many numbers at a time: a tenth of the time of `topk` on all.
+    The k largest values are in the k groups with the largest maxima. One vectorised pass finds these, in a tenth of the
+    time of `topk` on all values.
     """
     rows, count = similar.shape
     if count % GROUP or count // GROUP <= k:
         values, which = similar.topk(min(k, count), dim=1)
         return values, which
-    groups = similar.view(rows, GROUP, -1)  # every (M / GROUP)-th number is of one group
+    groups = similar.view(rows, GROUP, -1)  # a group consists of every (M / GROUP)-th value
     leading = groups.amax(1).topk(k, dim=1).indices
     members = groups.gather(2, leading.unsqueeze(1).expand(-1, GROUP, -1)).flatten(1)  # (N, GROUP k)
     values, place = members.topk(k, dim=1)
@@ -56,7 +56,7 @@ def top_k(similar: Float[Tensor, "N M"], k: int) -> tuple[Float[Tensor, "N K"], 
 
 @dataclass(frozen=True)
 class Box:
-    """Rows top <= y < bottom and columns left <= x < right of a map."""
+    """The rows top <= y < bottom and the columns left <= x < right of a map."""
 
     top: int
     bottom: int
@@ -64,29 +64,29 @@ class Box:
     right: int
 
     def cells(self, width: int, device: torch.device) -> Int64[Tensor, "N"]:
-        """Its cells, numbered row by row in a map of that width."""
+        """Return the indices of the box's cells, row by row in a map of that width."""
         y = torch.arange(self.top, self.bottom, device=device)
         x = torch.arange(self.left, self.right, device=device)
         return (y[:, None] * width + x).flatten()
 
     def of(self, maps: Float[Tensor, "h w D"]) -> Float[Tensor, "N D"]:
-        """Its part of a map; a view where that is possible."""
+        """Return the box's part of a map, as a view if possible."""
         return maps[self.top : self.bottom, self.left : self.right].reshape(-1, maps.shape[2])
 
     def grown(self, by: int, h: int, w: int) -> "Box":
-        """It and `by` cells around it, as far as the map goes."""
+        """Return the box extended by `by` cells on each side, within the map."""
         return Box(max(0, self.top - by), min(h, self.bottom + by), max(0, self.left - by), min(w, self.right + by))
 
 
 def tiles(h: int, w: int, rows: int, columns: int) -> Iterator[Box]:
-    """The map in boxes of at most rows x columns."""
+    """Divide the map into boxes of at most rows x columns."""
     for top in range(0, h, rows):
         for left in range(0, w, columns):
             yield Box(top, min(h, top + rows), left, min(w, left + columns))
 
 
 def tile_shape(w: int, chunk: int, bounded: bool) -> tuple[int, int]:
-    """Rows and columns of tiles of at most `chunk` cells: square ones have the smallest window around them."""
+    """Return rows and columns of tiles of at most `chunk` cells. Square tiles have the smallest window around them."""
     if bounded:
         side = max(1, int(chunk**0.5))
         return side, side
@@ -96,7 +96,7 @@ def tile_shape(w: int, chunk: int, bounded: bool) -> tuple[int, int]:
 def bounds(
     tile: Box, window: Box, radius: float, protocol: PropagationProtocol, device: torch.device
 ) -> Float[Tensor, "N M"]:
-    """0 where a cell of the window lies within `radius` cells of one of the tile, else -inf."""
+    """Return 0 where a cell of the window is within `radius` cells of a cell of the tile, else -inf."""
     dy, dx = (
         (torch.arange(*a, device=device)[:, None] - torch.arange(*b, device=device)).float()
         for a, b in (
@@ -104,7 +104,7 @@ def bounds(
             ((tile.left, tile.right), (window.left, window.right)),
         )
     )
-    dy, dx = dy[:, None, :, None], dx[None, :, None, :]  # (rows, columns, rows of the window, its columns)
+    dy, dx = dy[:, None, :, None], dx[None, :, None, :]  # (rows, columns, rows of the window, columns of the window)
     far = dy.square() + dx.square() if protocol.shape == "disk" else torch.maximum(dy.abs(), dx.abs())
     limit = radius**2 if protocol.shape == "disk" else radius
     near = far <= limit if protocol.rim else far < limit
@@ -117,7 +117,7 @@ def bounds(
 
 @dataclass(frozen=True)
 class View:
-    """What a tile sees of some context frames that share a window: the frames' numbers, the window, its bounds."""
+    """The part of some context frames that a tile is compared with: their indices, a common window, its bounds."""
 
     frames: tuple[int, ...]
     window: Box
@@ -128,7 +128,7 @@ def views(
     tile: Box, h: int, w: int, free: Sequence[bool], radius: float | None, protocol: PropagationProtocol,
     device: torch.device,
 ) -> list[View]:  # fmt: skip
-    """Context frame f is seen whole where `free[f]`, else within `radius` cells."""
+    """Use all of context frame f if `free[f]`, else the cells within `radius` cells."""
     whole, found = Box(0, h, 0, w), []
     bound = tuple(f for f, one in enumerate(free) if not one and radius is not None)
     loose = tuple(f for f in range(len(free)) if f not in bound)
@@ -144,9 +144,9 @@ def views(
 def similarities(
     queries: Float[Tensor, "N D"], keys: Sequence[Float[Tensor, "h w D"]], view: View
 ) -> Iterator[tuple[tuple[int, ...], Float[Tensor, "N f M"]]]:
-    """A few context frames' numbers, and the similarities to their windows, at a time; -inf fills the last group.
+    """Yield the indices of a few context frames and the similarities to their windows; -inf pads the last group.
 
-    What a step gives is overwritten by the next.
+    Each yielded tensor is overwritten by the next step.
     """
     window = view.window
     count = (window.bottom - window.top) * (window.right - window.left)

@@ -1,4 +1,4 @@
-"""A clip's masks, frame by frame, from the masks that are given.
+"""Propagate given masks through a clip, frame by frame.
 
 Axes: T frames, D embedding, H W pixels, h w cells, O objects (0, the background, is one).
 """
@@ -19,15 +19,15 @@ from vader.inference.propagation.labels import cell_labels, pixel_labels, resize
 from vader.inference.propagation.protocols import PropagationProtocol
 from vader.reports.metrics import VOID
 
-MOST = 255  # objects with the background: an indexed PNG has 256 values, of which 255 is void
+MOST = 255  # objects including the background: an indexed PNG has 256 values, and 255 is void
 
 
 class Propagator:
-    """Takes a clip's maps one after the other and gives a mask for each; holds the protocol's context and no more.
+    """Takes the maps of a clip one at a time and returns a mask for each; memory holds only the protocol's context.
 
-    `size` is height and width of the frames that the encoder saw, `out` of the masks, given and found. In a given mask
-    `void` becomes background. A mask for a later frame adds the objects in it that are not known yet, and says nothing
-    of the others; masks that have left are not changed. Frames before the first mask are background throughout.
+    `size` is the height and width of the frames that the encoder sees, `out` that of the masks, given and found. `void`
+    in a given mask becomes background. A mask of a later frame only adds its new objects; it does not change known
+    objects or earlier results. Frames before the first mask are all background.
     """
 
     def __init__(
@@ -43,26 +43,26 @@ class Propagator:
         self.protocol, self.stride, self.size, self.void, self.chunk = protocol, stride, size, void, chunk
         self.cells = tuple(-(-side // stride) for side in size)
         self.context = Context(protocol)
-        self.ids: np.ndarray | None = None  # the objects' labels, of the masks' type; None before the first mask
+        self.ids: np.ndarray | None = None  # the objects' labels, in the masks' dtype; None before the first mask
         self.out = out or size
         self.count = 0
 
     def step(
         self, one: Float[Tensor, "D h w"], mask: Integer[np.ndarray, "H W"] | None = None
     ) -> Shaped[np.ndarray, "_ _"]:
-        """The next frame's mask, from its map and, if there is one, its given mask.
+        """Return the next frame's mask from its map and, if there is one, its given mask.
 
-        Raises BadInput for a map that is not finite or not of the frame's cells, a mask of another size than `out`, and
-        more than 254 objects.
+        Raises BadInput for a map that is not finite or does not fit the frame's cells, for a mask whose size is not
+        `out`, and for more than 254 objects.
         """
         if tuple(one.shape[1:]) != self.cells:
             raise BadInput(
                 f"frame {self.count}: expected {self.cells[0]}x{self.cells[1]} cells at stride {self.stride} for "
-                f"{self.size[0]}x{self.size[1]} px, got {one.shape[1]}x{one.shape[2]}; give all frames one size"
+                f"{self.size[0]}x{self.size[1]} px, found {one.shape[1]}x{one.shape[2]}; give frames of one size"
             )
         if not one.isfinite().all():
             raise BadInput(
-                f"frame {self.count}: expected finite features, got some that are not; is the model trained?"
+                f"frame {self.count}: expected finite features, found NaN or infinite ones; is the model trained?"
             )
         keys = one.float().permute(1, 2, 0).contiguous()
         clean = None if mask is None else self._clean(mask)
@@ -76,7 +76,7 @@ class Propagator:
         return mask if self.void is None else np.where(mask == self.void, mask.dtype.type(0), mask)
 
     def _meet(self, mask: np.ndarray | None) -> list[int]:
-        """Note the mask's objects that are not known yet; their places among `ids`."""
+        """Add the mask's new objects to `ids` and return their indices."""
         if mask is None:
             return []
         if self.ids is None:
@@ -88,7 +88,7 @@ class Propagator:
         added = values[~np.isin(values, self.ids)].astype(self.ids.dtype)
         if self.void is not None and known + len(added) > MOST:
             raise BadInput(
-                f"mask of frame {self.count}: expected at most {MOST - 1} objects, got {known + len(added) - 1}; "
+                f"mask of frame {self.count}: expected at most {MOST - 1} objects, found {known + len(added) - 1}; "
                 "an indexed PNG holds no more"
             )
         self.ids = np.concatenate([self.ids, added])
@@ -118,7 +118,7 @@ class Propagator:
         return cell_labels(mask, ids, self.protocol.label_in, self.size, self.stride)
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next step depends on, but for the arguments of the beginning; tensors to be saved."""
+        """Return the tensors that the next step depends on, without the constructor's arguments, to save them."""
         held = {one.number: one for one in [*self.context.given, *self.context.recent]}
         state = {f"keys.{number}": one.keys for number, one in held.items()}
         state |= {f"labels.{number}": one.labels for number, one in held.items()}
@@ -130,7 +130,7 @@ class Propagator:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where another, of the same arguments, stood when it gave its `state`."""
+        """Resume from the `state` of a propagator with the same arguments."""
         self.count = int(state["count"])
         self.ids = state["ids"].cpu().numpy() if "ids" in state else None
 
@@ -152,7 +152,7 @@ def propagate_maps(
     masks: Mapping[int, Integer[np.ndarray, "_ _"]],
     propagator: Propagator,
 ) -> Iterator[Shaped[np.ndarray, "_ _"]]:
-    """A mask for each map, one by one; `masks` are the given ones by the number of their frame."""
+    """Yield a mask for each map; `masks` holds the given masks by frame number."""
     for one in maps:
         yield propagator.step(one, masks.get(propagator.count))
 
@@ -165,13 +165,13 @@ def propagate_frames(
     device: str | torch.device = "cpu",
     chunk: int | None = None,
 ) -> Iterator[Shaped[np.ndarray, "_ _"]]:
-    """A mask of the frame's size for each frame, one by one, in memory that does not depend on the clip's length.
+    """Yield a mask of the frame's size for each frame, in memory that does not depend on the clip's length.
 
-    `masks` are the given ones by the number of their frame. Raises BadInput for frames that change their size, masks
-    of another size than the frames, no mask at all, and more than 254 objects.
+    `masks` holds the given masks by frame number. Raises BadInput for frames of different sizes, for masks whose size
+    differs from the frames', for no mask and for more than 254 objects.
     """
     if not masks:
-        raise BadInput("masks: expected one for the first frame at least, got none; there is nothing to propagate")
+        raise BadInput("masks: expected at least one for the first frame, found none; give a mask to propagate")
     propagator, shape = None, (0, 0)
     for number, picture in enumerate(frames):
         if propagator is None:
@@ -194,8 +194,8 @@ def see(
 def _same_size(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
     if tuple(got) != tuple(expected):
         raise BadInput(
-            f"{what}: expected {expected[0]}x{expected[1]} px as the first frame, got {got[0]}x{got[1]}; "
-            "give all frames and masks one size"
+            f"{what}: expected {expected[0]}x{expected[1]} px as the first frame, found {got[0]}x{got[1]}; "
+            "give frames and masks of one size"
         )
 
 
@@ -207,17 +207,17 @@ def propagate(
     stride: int = 4,
     chunk: int | None = None,
 ) -> Shaped[np.ndarray, "T H W"]:
-    """The object of every pixel of every frame, of a short clip; the first frame's labels are returned as they came.
+    """Return the object of every pixel of every frame of a short clip. The first frame's labels are not changed.
 
-    `maps` are of frames of the labels' size: L2-normalised embeddings for the cosine. Every value of `first_labels`
-    is an object; turn void to background before. Raises BadInput for labels whose size does not fit the maps.
+    `maps` belong to frames of the labels' size; for the cosine they are L2-normalised. Every value of `first_labels`
+    is an object, so replace void by background first. Raises BadInput for labels whose size does not fit the maps.
     """
     size = (int(first_labels.shape[0]), int(first_labels.shape[1]))
     cells = tuple(maps.shape[2:])
     if tuple(-(-side // stride) for side in size) != cells:
         raise BadInput(
-            f"first labels: expected a picture of {cells[0]}x{cells[1]} cells at stride {stride}, got "
-            f"{size[0]}x{size[1]} px; give them the frames' size"
+            f"first labels: expected a picture of {cells[0]}x{cells[1]} cells at stride {stride}, found "
+            f"{size[0]}x{size[1]} px; give labels of the frames' size"
         )
     propagator = Propagator(protocol or PropagationProtocol(), stride=stride, size=size, void=None, chunk=chunk)
     return np.stack(list(propagate_maps(maps, {0: first_labels}, propagator)))
@@ -230,7 +230,7 @@ def carry_through(
     stride: int,
     chunk: int | None = None,
 ) -> Float[Tensor, "T hw O"]:
-    """The objects' shares of the first frame's cells -> those of every frame's, each from the frames before it."""
+    """Propagate the objects' shares of the first frame's cells to every frame, each from the frames before it."""
     context, found = Context(protocol), [first]
     for number, one in enumerate(maps):
         keys = one.float().permute(1, 2, 0).contiguous()
@@ -241,5 +241,5 @@ def carry_through(
 
 
 def copy_first(first_labels: Integer[np.ndarray, "H W"], frames: int) -> Shaped[np.ndarray, "T H W"]:
-    """What costs nothing: the first frame's labels in every frame."""
+    """Return the trivial baseline: the first frame's labels in every frame."""
     return np.repeat(first_labels[None], frames, 0)

@@ -1,4 +1,4 @@
-"""The past frames that the next one is compared with, and what is known of them.
+"""Keep the past frames that the next frame is compared with, and their labels.
 
 Axes: D embedding, h w cells, O P Q objects.
 """
@@ -17,7 +17,7 @@ from vader.inference.propagation.step import carry_frame
 
 @dataclass(frozen=True)
 class Held:
-    """A past frame: its map, and its cells' labels."""
+    """A past frame: its map and the labels of its cells."""
 
     keys: Float[Tensor, "h w D"]
     labels: Float[Tensor, "hw O"]
@@ -26,14 +26,14 @@ class Held:
 
 @dataclass
 class Context:
-    """The frames that the next one is compared with: those with given masks for good, and the last few."""
+    """The frames that the next one is compared with: all frames with given masks, and the last few."""
 
     protocol: PropagationProtocol
     given: list[Held] = field(default_factory=list)
     recent: deque[Held] = field(default_factory=deque)
 
     def add(self, held: Held, given: bool = False) -> None:
-        """Take the next frame up; what is older than the protocol's context is let go."""
+        """Add the next frame and drop frames older than the protocol's context."""
         if given:
             self.given.append(held)
         self.recent.append(held)
@@ -41,7 +41,7 @@ class Context:
             self.recent.popleft()
 
     def frames(self) -> tuple[list[Held], list[bool]]:
-        """The frames, those with given masks first, and which of them no radius bounds."""
+        """Return the frames, those with given masks first, and which of them have no radius."""
         known = {held.number for held in self.given}
         if self.protocol.padded:
             lacking = self.protocol.context - len(self.recent)
@@ -52,10 +52,10 @@ class Context:
         return [*self.given, *before], [free] * len(self.given) + [False] * len(before)
 
     def carry_to(self, keys: Float[Tensor, "h w D"], stride: int, chunk: int | None) -> Float[Tensor, "hw O"]:
-        """The labels of the next frame, as the protocol feeds them back."""
+        """Return the labels of the next frame, as the protocol feeds them back."""
         frames, free = self.frames()
         counts = None
-        if self.protocol.normalised == "per frame":  # no frame competes with another: a repeated one counts double
+        if self.protocol.normalised == "per frame":  # frames do not compete, so a repeated frame counts twice
             times = Counter((held.number, unbounded) for held, unbounded in zip(frames, free, strict=True))
             once = {(held.number, unbounded): held for held, unbounded in zip(frames, free, strict=True)}
             frames, free = list(once.values()), [unbounded for _, unbounded in once]
@@ -65,9 +65,9 @@ class Context:
         return stretched(found) if self.protocol.fed_back == "stretched" else found
 
     def learn(self, keys: Float[Tensor, "h w D"], labels: Float[Tensor, "hw O"], fresh: list[int], stride: int) -> None:
-        """Say of the frames held where the objects `fresh` of a newly given mask were, by looking back from it.
+        """Add the objects `fresh` of a new mask to the labels of the frames held, by propagating backwards from it.
 
-        Else these objects' own cells of before, which nobody had named, would vote for the background.
+        Otherwise earlier cells of these objects, still labelled as background, would vote for the background.
         """
         seen: dict[int, Held] = {}
         for held in [*self.given, *self.recent]:
@@ -79,5 +79,5 @@ class Context:
 
 
 def with_objects(labels: Float[Tensor, "hw O"], shares: Float[Tensor, "hw P"]) -> Float[Tensor, "hw Q"]:
-    """The labels of O objects and, taking what they have from these, of P new ones."""
+    """Add P new objects to the labels of O objects, whose shares decrease by those of the new ones."""
     return torch.cat([labels * (1 - shares.sum(1, keepdim=True)).clamp_min(0), shares], 1)

@@ -1,4 +1,4 @@
-"""The masks that a person gives for a clip: which frame has which, and whether they can be used.
+"""Find the masks that a user gives for a clip, assign them to frames, and check them.
 
 Axes: H W pixels.
 """
@@ -23,14 +23,14 @@ MOST = VOID - 1  # objects
 
 @dataclass(frozen=True)
 class Given:
-    """The masks' files by their frame, read when asked for; `white`: 255 is their one object."""
+    """The files of the masks by frame, read on access. `white`: the masks have one object, with value 255."""
 
     files: dict[int, Path]
     white: bool
     digest: str
 
     def read(self, number: int) -> UInt8[np.ndarray, "H W"] | None:
-        """A frame's mask, if it has one."""
+        """Read a frame's mask; None without one."""
         if number not in self.files:
             return None
         values = decode_values(self.files[number]).astype(np.uint8)
@@ -38,50 +38,50 @@ class Given:
 
 
 def check_places(video: Path, masks: Path, out: Path) -> None:
-    """Raises BadInput for masks that are not there, and for masks or an `out` that would count as frames."""
+    """Raise BadInput for missing masks, and for masks or an `out` that would count as frames."""
     if not masks.exists():
-        raise BadInput(f"--masks: expected a PNG, or a folder of PNGs called as the frames, but {masks} does not exist")
+        raise BadInput(f"--masks: expected a PNG or a folder of PNGs named like frames, found no file at {masks}")
     if not video.is_dir():
         return
     if video.resolve() in ([masks.resolve()] if masks.is_dir() else [masks.resolve().parent]):
-        raise BadInput(f"--masks: expected them beside the frames' folder, got {masks} among the frames; move them")
+        raise BadInput(f"--masks: expected masks outside the frames' folder, found {masks} among the frames; move it")
     if video.resolve() in (out.resolve(), *out.resolve().parents):
-        raise BadInput(f"--out: expected a folder beside the frames' folder, got {out} within it; choose another place")
+        raise BadInput(f"--out: expected a folder outside the frames' folder, found {out} inside; choose another place")
 
 
 def read_masks(masks: Path, clip: Clip) -> Given:
-    """Which frame has which mask; each is read once, to see that it is of the frames' size.
+    """Assign masks to frames. Each mask is read once to check its size.
 
-    Raises BadInput for names that are no frame's, other sizes, labels above 255, and a first mask whose frame cannot be
+    Raises BadInput for names that match no frame, other sizes, labels above 255, and a first mask whose frame cannot be
     read.
     """
     files = {0: masks}
     if masks.is_dir():
         found = sorted(path for path in masks.iterdir() if path.suffix.lower() == ".png" and path.name[0] != ".")
         if not found:
-            raise BadInput(f"--masks: expected PNGs in {masks}, found none; call each as its frame")
+            raise BadInput(f"--masks: expected PNGs in {masks}, found none; name each like its frame")
         files = {}
         for path in found:
             number = clip.find(path.stem)
             if number is None:
                 raise BadInput(
-                    f"--masks: expected PNGs called as frames, such as {clip.name(0)}.png, got {path}, of which there "
-                    f"is no frame; there are {clip.total}"
+                    f"--masks: expected PNGs named like frames, such as {clip.name(0)}.png, found {path}, which "
+                    f"matches none of the {clip.total} frames; rename it"
                 )
             if number in files:
-                raise BadInput(f"--masks: expected one mask a frame, got {files[number]} and {path}; remove one")
+                raise BadInput(f"--masks: expected one mask per frame, found {files[number]} and {path}; remove one")
             files[number] = path
     digest, white = hashlib.sha256(), True
     for number, path in sorted(files.items()):
         values = decode_values(path)
         if values.shape != clip.size:
             (height, width), (h, w) = clip.size, values.shape
-            raise BadInput(f"{path}: expected {width} x {height} pixels as the frames, got {w} x {h}; resize it")
+            raise BadInput(f"{path}: expected {width} x {height} pixels as the frames, found {w} x {h}; resize it")
         labels = np.unique(values)
         if labels[-1] > VOID:
             raise BadInput(
-                f"{path}: expected at most {MOST} objects, called 1 to {MOST} ({VOID} is void), got "
-                f"{np.count_nonzero(labels)} up to {labels[-1]}; leave some out, or number them anew"
+                f"{path}: expected at most {MOST} objects with values 1 to {MOST} ({VOID} is void), found "
+                f"{np.count_nonzero(labels)} up to {labels[-1]}; remove some or renumber them"
             )
         white = white and set(labels.tolist()) <= {0, VOID}
         digest.update(f"{number} ".encode() + values.astype(np.uint8).tobytes())
@@ -90,17 +90,17 @@ def read_masks(masks: Path, clip: Clip) -> Given:
 
 
 def _check_first(number: int, clip: Clip) -> None:
-    """Without the frame of the first mask there is nothing to go on from."""
+    """Raise BadInput if the frame of the first mask cannot be read: propagation starts from it."""
     _, frame = next(clip.frames({number}), (number, Broken("there is no such frame")))
     if isinstance(frame, Broken):
         raise BadInput(
-            f"frame {clip.name(number)}, of which the first mask is, cannot be read: {frame.reason}; "
+            f"frame {clip.name(number)}: expected a readable frame for the first mask, found {frame.reason}; "
             "give a folder with a mask of another frame"
         )
 
 
 def check_objects(given: Given, way: PropagationProtocol, seen: tuple[int, int], say: Callable[[str], None]) -> None:
-    """Raises BadInput unless a mask has an object that the protocol takes; says which it does not take."""
+    """Raise BadInput unless a mask has an object that the protocol can use; report the objects that it cannot use."""
     taken: set[int] = set()
     small: set[int] = set()
     for number in given.files:
@@ -112,9 +112,9 @@ def check_objects(given: Given, way: PropagationProtocol, seen: tuple[int, int],
     taken, small = taken - {0, VOID}, small - taken - {0, VOID}
     first = next(iter(given.files.values()))
     if not taken and not small:
-        raise BadInput(f"{first}: expected an object in the mask, got none; paint it with 1 (background is 0)")
+        raise BadInput(f"{first}: expected an object in the mask, found none; paint it with 1 (background is 0)")
     told = f"objects of less than {way.fewest} px at {seen[1]} x {seen[0]} px are too small: {sorted(small)}"
     if not taken:
-        raise BadInput(f"{first}: expected larger objects, {told}; give a larger --size or another --protocol")
+        raise BadInput(f"{first}: expected larger objects, but {told}; give a larger --size or another --protocol")
     if small:
         say(f"warning: {told}; they may be left out")

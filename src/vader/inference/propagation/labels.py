@@ -1,4 +1,4 @@
-"""Masks to the labels of cells, labels carried from cell to cell, and labels of cells to masks.
+"""Convert masks to labels of cells, propagate labels between cells, and convert labels of cells to masks.
 
 Axes: H W pixels, h w cells, N queries, M keys, K neighbours, O objects (0, the background, is one).
 """
@@ -16,27 +16,27 @@ from vader.finetuning.pixels import full_size
 from vader.images.geometry import cell_centres, read_at
 from vader.inference.propagation.protocols import PropagationProtocol
 
-FLAT = 1e-5  # shares that differ by less are the same, but for rounding
+FLAT = 1e-5  # a smaller difference between shares is a rounding error
 
 
 def carry(
     labels: Float[Tensor, "M O"], weights: Float[Tensor, "N K"], which: Int64[Tensor, "N K"]
 ) -> Float[Tensor, "N O"]:
-    """The weighted sum of the chosen keys' labels."""
+    """Return the weighted sum of the selected keys' labels."""
     return torch.einsum("nk,nko->no", weights, labels[which])
 
 
 def stretched(shares: Float[Tensor, "M O"]) -> Float[Tensor, "M O"]:
-    """Each object's map to [0, 1] by its own smallest and largest value; one that is the same everywhere is 0."""
+    """Scale each object's map to [0, 1] by its minimum and maximum; a constant map becomes 0."""
     moved = shares - shares.amin(0)
     return moved / moved.amax(0).clamp_min(torch.finfo(moved.dtype).tiny)
 
 
 def stretched_out(shares: Float[Tensor, "M O"]) -> Float[Tensor, "M O"]:
-    """The same before objects compete; one that has the same share everywhere is 1, if that is above 0.
+    """Scale each object's map to [0, 1] before objects compete; a constant map becomes 1 if it is above 0.
 
-    DINO's code divides 0 by 0 there, and the largest of some numbers and NaN is NaN: an object that fills the frame
-    wins. What differs by rounding alone counts as the same here; there the rounding is stretched.
+    For a constant map DINO's code divides 0 by 0, and NaN wins the maximum: an object that fills the frame wins. Here
+    differences below the rounding error count as constant; in DINO's code they are scaled up.
     """
     low, high = shares.amin(0), shares.amax(0)
     return torch.where(high - low < FLAT, (high > FLAT).to(shares.dtype), stretched(shares))
@@ -49,10 +49,10 @@ def cell_labels(
     size: tuple[int, int],
     stride: int,
 ) -> Float[Tensor, "hw O"]:
-    """How much each cell is of each object of `ids`, the frame that the encoder sees having `size` (height, width).
+    """Return each cell's share of each object of `ids`; the frame that the encoder sees has `size` (height, width).
 
-    "nearest" takes the pixel of the mask at the cell's centre; the others see the mask brought to `size` by nearest
-    pixel. A cell that the edge cuts counts the pixels that it has.
+    "nearest" reads the mask's pixel at the cell's centre. The other modes first resize the mask to `size` by the
+    nearest pixel. A cell at the edge is averaged over the pixels that it has.
     """
     h, w = (-(-side // stride) for side in size)
     if how == "nearest":
@@ -60,7 +60,7 @@ def cell_labels(
         at_cells = mask[np.ix_(y, x)].reshape(-1)
         return torch.from_numpy(np.stack([at_cells == number for number in ids], 1)).float()
     mask = resized_mask(mask, size)
-    columns = []  # one object at a time: there can be dozens, and the picture is large
+    columns = []  # one object at a time saves memory: there can be dozens, and the picture is large
     centres = torch.from_numpy(np.array(cell_centres(h, w, stride)[None])).float()
     for number in ids:
         one = torch.from_numpy(mask == number).float()[None, None]
@@ -75,9 +75,10 @@ def pixel_labels(
     shares: Float[Tensor, "hw O"], size: tuple[int, int], out: tuple[int, int], stride: int,
     protocol: PropagationProtocol,
 ) -> Int64[np.ndarray, "H W"]:  # fmt: skip
-    """The number of the object with the largest share at each pixel of a picture of `out` (height, width).
+    """Return the index of the object with the largest share at each pixel of a picture of `out` (height, width).
 
-    Shares go to the pixels of the frame that the encoder saw, `size`; what wins there goes to `out` by nearest pixel.
+    Shares are upsampled to `size`, the frame that the encoder sees. The winner is resized to `out` by the nearest
+    pixel.
     """
     h, w = (-(-side // stride) for side in size)
     if protocol.label_out == "nearest":
@@ -87,7 +88,7 @@ def pixel_labels(
     maps = shares.T.reshape(1, -1, h, w)
     best = torch.full(size, -torch.inf, device=maps.device)
     winner = torch.zeros(size, dtype=torch.int64, device=maps.device)
-    for number, part in enumerate(maps.split(1, dim=1)):  # one at a time: there can be dozens
+    for number, part in enumerate(maps.split(1, dim=1)):  # one at a time to save memory
         value = full_size(part, stride, size)[0, 0]
         if protocol.stretched_out:
             value = stretched_out(value.reshape(-1, 1)).view(size)
@@ -97,7 +98,7 @@ def pixel_labels(
 
 
 def resized_mask(mask: Shaped[np.ndarray, "H W"], size: tuple[int, int]) -> Shaped[np.ndarray, "_ _"]:
-    """The mask in another size: each pixel is the one that its centre falls into."""
+    """Resize the mask: each pixel takes the value at its centre."""
     if mask.shape == size:
         return mask
     y, x = (_pixels_at(n, has / n, has) for n, has in zip(size, mask.shape, strict=True))
@@ -105,7 +106,7 @@ def resized_mask(mask: Shaped[np.ndarray, "H W"], size: tuple[int, int]) -> Shap
 
 
 def _pixels_at(count: int, step: float, length: int) -> Int64[np.ndarray, "count"]:
-    """The pixels, of `length` in a row, that the centres of `count` pieces of `step` pixels fall into."""
-    # Step by step, as Pillow goes: where a centre meets the edge between two pixels, rounding takes the same one.
+    """Return which of `length` pixels in a row contain the centres of `count` pieces of `step` pixels."""
+    # Accumulate as Pillow does, so that rounding is the same where a centre is on the edge between two pixels.
     centres = np.cumsum(np.concatenate([[step / 2], np.full(count - 1, step)]))
     return np.minimum(centres.astype(np.int64), length - 1)

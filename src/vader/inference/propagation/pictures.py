@@ -1,4 +1,4 @@
-"""Pictures of a clip's masks: a strip of a few times, and a film of all.
+"""Draw the masks of a clip: a strip of a few frames, and a film of all frames.
 
 Axes: H W pixels.
 """
@@ -19,12 +19,12 @@ from vader.runtime.files import write_atomic
 from vader.runtime.progress import Progress
 
 MASKS, STRIP, FILM, GIF = "masks", "strip.png", "overlay.mp4", "overlay.gif"
-TIMES, STRIP_HEIGHT = 6, 240  # pictures of the strip, and their pixels
-GIF_FRAMES, GIF_SIDE, GIF_RATE = 150, 480, 50.0  # a GIF lies in memory while it is made
+TIMES, STRIP_HEIGHT = 6, 240  # frames of the strip, and their height in pixels
+GIF_FRAMES, GIF_SIDE, GIF_RATE = 150, 480, 50.0  # limits, because the whole GIF is in memory while it is made
 
 
 def tint(picture: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its objects half in their colours of VOC and DAVIS, within a white line."""
+    """Tint the objects with half-opaque colours of VOC and DAVIS and outline them in white."""
     shown = np.where((mask > 0)[..., None], picture // 2 + colour_map()[mask] // 2, picture)
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8)) == cv2.dilate(mask, np.ones((3, 3), np.uint8))
     shown[~inner & (mask > 0)] = 255
@@ -32,7 +32,7 @@ def tint(picture: UInt8[np.ndarray, "H W 3"], mask: UInt8[np.ndarray, "H W"]) ->
 
 
 def draw(clip: Clip, record: dict[str, Any], out: Path, film: str | None, say: Callable[[str], None]) -> None:
-    """The strip and, as `film` says, the MP4 or the GIF; the clip is read once more."""
+    """Draw the strip and, depending on `film`, the MP4 or GIF; the clip is read again."""
     skipped = {first for run in record["skipped"] for first in range(run["first"], run["first"] + run["count"])}
     shown = [number for number in range(record["frames"]) if number not in skipped]
     strip, tiles = _evenly(shown, TIMES), []
@@ -66,18 +66,18 @@ def _evenly(numbers: list[int], count: int) -> set[int]:
 
 
 def _small(picture: np.ndarray, side: int) -> np.ndarray:
-    """The picture with its long side at `side` pixels at most."""
+    """Resize the picture to a long side of at most `side` pixels."""
     scale = min(1.0, side / max(picture.shape[:2]))
     height, width = (max(1, round(length * scale)) for length in picture.shape[:2])
     return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) if scale < 1 else picture
 
 
 def _labelled(picture: np.ndarray, name: str) -> np.ndarray:
-    """A picture of the strip, under its frame's name."""
+    """Put the frame's name above a picture of the strip."""
     width = max(1, round(picture.shape[1] * STRIP_HEIGHT / picture.shape[0]))
     way = cv2.INTER_AREA if picture.shape[0] > STRIP_HEIGHT else cv2.INTER_NEAREST
     found = np.pad(cv2.resize(picture, (width, STRIP_HEIGHT), interpolation=way), ((22, 0), (0, 4), (0, 0)),
                    constant_values=255)  # fmt: skip
-    plain = name.encode("ascii", "replace").decode()[-28:]  # OpenCV's letters are ASCII
+    plain = name.encode("ascii", "replace").decode()[-28:]  # OpenCV draws only ASCII
     cv2.putText(found, plain, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return found

@@ -1,4 +1,4 @@
-"""One frame's labels from those of its context: affinity -> top-k -> labels, tile by tile.
+"""Compute one frame's labels from those of its context: affinity -> top-k -> labels, tile by tile.
 
 Axes: F context frames, D embedding, h w cells, N queries of a tile, M keys of a window, K neighbours, O objects.
 """
@@ -14,16 +14,16 @@ from vader.inference.propagation.affinity import View, similarities, tile_shape,
 from vader.inference.propagation.labels import carry
 from vader.inference.propagation.protocols import PropagationProtocol
 
-CHUNK = 144  # queries of a tile: with 12 cells of radius larger ones see too much in vain
-CHUNK_FREE = 256  # and of one that no radius bounds: products of fewer rows are slower
-CHUNK_GPU = 1024  # there each step costs a launch, however small, and there is no cache to stay in
-SAFE = 60.0  # exponents whose exp float32 holds, and the sum of thousands of them
+CHUNK = 144  # queries of a tile; with a radius of 12 cells, larger tiles compute many similarities out of reach
+CHUNK_FREE = 256  # queries of a tile without a radius; products with fewer rows are slower
+CHUNK_GPU = 1024  # on a GPU each step costs a kernel launch, and no cache limits the tile
+SAFE = 60.0  # exponents up to here, and sums of thousands of their exp, fit in float32
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The chosen cells of the context, numbered frame by frame, and their weights. For rows in which rivals tie with
-    the k-th (`tied`): from which similarity on cells count, and the logarithm that their weights are divided by."""
+    """The selected cells of the context, numbered frame by frame, and their weights. For rows in which more cells are
+    as similar as the k-th (`tied`): the smallest similarity that counts, and the logarithm of the weights' divisor."""
 
     weights: Float[Tensor, "N K"]
     which: Int64[Tensor, "N K"]
@@ -43,10 +43,10 @@ def carry_frame(
     chunk: int | None = None,
     counts: Sequence[int] | None = None,
 ) -> Float[Tensor, "hw O"]:
-    """The labels of a frame's cells, given its context's maps and labels; `free` context frames have no radius.
+    """Compute the labels of a frame's cells from its context's maps and labels; `free` context frames have no radius.
 
-    At most `chunk` queries are compared at once; it changes the memory, not the result. `counts`, for protocols that
-    normalise per frame: how often each context frame stands in the context (once); it is compared but once.
+    At most `chunk` queries are compared at a time; it changes memory use but not the result. `counts`, for protocols
+    that normalise per frame: how often each context frame occurs (default: once); each is compared only once.
     """
     h, w, _ = queries.shape
     radius = None if protocol.radius is None else protocol.radius / stride
@@ -56,7 +56,7 @@ def carry_frame(
     share = labels.new_tensor(counts or [1] * len(keys))
     share /= share.sum()
     for tile in tiles(h, w, *tile_shape(w, chunk, radius is not None)):
-        rows = tile.of(queries) / protocol.temperature  # so that products are what softmax takes
+        rows = tile.of(queries) / protocol.temperature  # so that products are the input of softmax
         seen = views(tile, h, w, free, radius, protocol, queries.device)
         near = neighbours(rows, keys, seen, w, share, protocol)
         values = carry(labels.flatten(0, 1), near.weights, near.which)
@@ -70,7 +70,7 @@ def neighbours(
     queries: Float[Tensor, "N D"], keys: Sequence[Float[Tensor, "h w D"]], seen: list[View], width: int,
     share: Float[Tensor, "F"], protocol: PropagationProtocol,
 ) -> Neighbours:  # fmt: skip
-    """The cells that give a tile its labels; `share` is each frame's part in their mean, if it is one over frames."""
+    """Select the cells that give a tile its labels; `share` is each frame's weight in the mean over frames."""
     if protocol.normalised == "jointly":
         return _jointly(queries, keys, seen, width, protocol)
     return _per_frame(queries, keys, seen, width, share, protocol)
@@ -79,7 +79,7 @@ def neighbours(
 def _jointly(
     queries: Tensor, keys: Sequence[Tensor], seen: list[View], width: int, protocol: PropagationProtocol
 ) -> Neighbours:
-    """The k most similar cells of all, and their softmax."""
+    """Select the k most similar cells of all frames, weighted by softmax over them."""
     k, N, area = protocol.top_k, len(queries), keys[0].shape[0] * width
     values, which = [], []
     for view in seen:
@@ -105,9 +105,9 @@ def _per_frame(
     queries: Tensor, keys: Sequence[Tensor], seen: list[View], width: int, share: Tensor,
     protocol: PropagationProtocol,
 ) -> Neighbours:  # fmt: skip
-    """The k most similar cells of each context frame, with the weights that softmax over all its cells gives them.
+    """Select the k most similar cells of each context frame, weighted by softmax over all its cells.
 
-    The mean over the frames is in the weights, which so need not add up to 1.
+    The weights include the mean over the frames, so they need not sum to 1.
     """
     k, N, area, F = protocol.top_k, len(queries), keys[0].shape[0] * width, len(keys)
     weights, which, tied = [], [], torch.zeros(N, dtype=torch.bool, device=queries.device)
@@ -128,14 +128,14 @@ def _per_frame(
 
 
 def _log_sum(rows: Tensor, largest: Tensor) -> Tensor:
-    """log sum exp of each row (N, M), (N, 1), whose largest is known; the rows are used up."""
+    """Return log sum exp of each row (N, M), (N, 1), given the maxima; the rows are overwritten."""
     if float(largest.abs().max()) < SAFE:
         return rows.exp_().sum(1, keepdim=True).log_()
     return rows.sub_(largest).exp_().sum(1, keepdim=True).log_() + largest
 
 
 def _ties(values: Tensor, k: int) -> Tensor:
-    """Whether the k-th value of each row, which falls, has rivals as large beyond it."""
+    """Return whether more values of each descending row equal the k-th."""
     if values.shape[1] <= k:
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
     return (values[:, k] == values[:, k - 1]) & (values[:, k] > -torch.inf)
@@ -145,12 +145,12 @@ def _carry_ties(
     queries: Tensor, keys: Sequence[Tensor], seen: list[View], labels: Tensor, near: Neighbours, share: Tensor,
     protocol: PropagationProtocol,
 ) -> Tensor:  # fmt: skip
-    """The labels of the tied rows, to which every cell as similar as the k-th contributes."""
+    """Compute the labels of the tied rows, to which every cell as similar as the k-th contributes."""
     found = labels.new_zeros(int(near.tied.sum()), labels.shape[2])
     total = labels.new_zeros(len(found), 1)
     for view in seen:
         cells = view.window.cells(keys[0].shape[1], queries.device)
-        # All rows, as before: a product of fewer rows may differ in its last digit, and no longer tie.
+        # Recompute all rows: a product with fewer rows may differ in its last digit and break the ties.
         for frames, similar in similarities(queries, keys, view):
             number = queries.new_tensor(frames, dtype=torch.int64)
             values = similar[near.tied][..., : len(cells)]  # (n, f, M)

@@ -1,1 +1,1 @@
-"""Where else is this? An index over the pixels of a collection, queries of it, and a page to click through."""
+"""Image retrieval by pixel: an index over the pixels of a collection, queries of it, and a page to browse it."""

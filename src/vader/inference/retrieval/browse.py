@@ -1,7 +1,7 @@
-"""An index -> one HTML page that needs no other file: click a pixel, and every image shows where its like is.
+"""Write an index as one self-contained HTML page: click a pixel, and every image shows its similar pixels.
 
-The page holds each image as a small JPEG and its map in 8 bits: turned onto the D' main directions of all cells (not
-centred, so that products stay similarities), normalised again, each direction scaled to -127 ... 127.
+The page holds each image as a small JPEG and its map in 8 bits. Maps are projected onto the d principal directions of
+all cells (not centred, so that products stay similarities), normalised again, and scaled to -127 ... 127 by direction.
 
 Axes: n cells of all images, D embedding, d directions kept, h w cells.
 """
@@ -26,17 +26,17 @@ from vader.inference.retrieval.index import Index
 from vader.runtime.files import make_folder, write_atomic
 
 MOST_IMAGES = 200
-BYTES_AN_IMAGE = 290_000  # of the page: 29 MB for 100 images
-DIRECTIONS = (64, 48, 32)  # the most that fit; if none do, the maps are halved
-THUMB, QUALITY = 480, 80  # pixels of the long side, of JPEG
+BYTES_AN_IMAGE = 290_000  # budget of the page: 29 MB for 100 images
+DIRECTIONS = (64, 48, 32)  # the largest number that fits; if none does, the maps are halved
+THUMB, QUALITY = 480, 80  # pixels of the long side, and quality of JPEG
 LEVELS = 127
-TRIED = 200  # cells whose similarities to all are held against the exact ones
+TRIED = 200  # cells whose similarities to all cells are compared with the exact ones
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page holds; `energy` is the share of the squared vectors that the directions keep, `error` the mean
-    difference between its similarities and those of the index."""
+    """The contents of a page. `energy` is the share of the squared vectors that the directions keep, `error` the mean
+    difference between the page's similarities and those of the index."""
 
     images: int
     cells: int
@@ -46,20 +46,20 @@ class Page:
     bytes: int
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Cells in 8 bits: vectors are codes x scale."""
+    """Cells in 8 bits; vectors are codes x scale."""
 
     codes: Int8[np.ndarray, "n d"]
     scale: Float32[np.ndarray, "d"]
     energy: float
 
     def vectors(self) -> Float32[np.ndarray, "n d"]:
-        """As the page reads them."""
+        """Decode the vectors as the page does."""
         return self.codes.astype(np.float32) * self.scale
 
 
@@ -72,20 +72,20 @@ def write_page(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> Page:
-    """Write the page. `count` takes so many images, evenly from the index.
+    """Write the page; with `count`, only that number of images, evenly spaced in the index.
 
-    Raises BadInput for more than 200 images, and as `Index.map_of` and `Index.picture` do.
+    Raises BadInput for more than 200 images, and like `Index.map_of` and `Index.picture`.
     """
     chosen = [i for i, row in enumerate(index.rows) if row.cells]
     if count is not None:
         if count < 1:
-            raise BadInput(f"--count: expected at least 1, got {count}")
+            raise BadInput(f"--count: expected at least 1, found {count}")
         places = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)
         chosen = [chosen[i] for i in dict.fromkeys(places.tolist())]
     if len(chosen) > MOST_IMAGES:
         raise BadInput(
-            f"expected at most {MOST_IMAGES} images for a page, got {len(chosen)}; --count {MOST_IMAGES} takes as many "
-            f"evenly from the index, or index a smaller folder"
+            f"expected at most {MOST_IMAGES} images for a page, found {len(chosen)}; --count {MOST_IMAGES} takes "
+            f"evenly spaced images of the index, or index a smaller folder"
         )
     opened = None if index.on_grid else index.open_model(model, device, precision)
     pictures, maps, strides = [], [], []
@@ -120,12 +120,12 @@ def write_page(
 def fit_maps(
     maps: Sequence[Float32[np.ndarray, "_ _ _"]], strides: Sequence[int], taken: int
 ) -> tuple[list[np.ndarray], list[int], Packed]:
-    """Maps, their strides and codes so small that with `taken` bytes of pictures the page keeps its size.
+    """Reduce maps, strides and codes until the page, with `taken` bytes of pictures, fits its budget.
 
     Halving a map takes the mean of 2 x 2 cells.
     """
     maps, strides = list(maps), list(strides)
-    room = BYTES_AN_IMAGE * len(maps) * 3 // 4 - taken  # base64 makes 4 of 3
+    room = BYTES_AN_IMAGE * len(maps) * 3 // 4 - taken  # base64 encodes 3 bytes in 4
     while True:
         n = sum(one.shape[0] * one.shape[1] for one in maps)
         dim = maps[0].shape[2]
@@ -136,7 +136,7 @@ def fit_maps(
 
 
 def pack(vectors: Float32[np.ndarray, "n D"], dim: int) -> Packed:
-    """Normalised vectors in `dim` x 8 bits."""
+    """Encode normalised vectors in `dim` x 8 bits."""
     second = np.zeros((vectors.shape[1],) * 2)
     for start in range(0, len(vectors), 1 << 16):
         part = vectors[start : start + (1 << 16)].astype(np.float64)
@@ -155,7 +155,7 @@ def _share(energies: Float64[np.ndarray, "D"], dim: int) -> float:
 
 
 def mean_error(maps: Sequence[np.ndarray], packed: Packed) -> float:
-    """How far the page's similarities are from the exact ones, on average over pairs of cells."""
+    """Return the mean difference between the page's and the exact similarities, over pairs of cells."""
     flat = np.concatenate([one.reshape(-1, one.shape[2]) for one in maps])
     some = np.unique(np.linspace(0, len(flat) - 1, TRIED).round().astype(int))
     read = packed.vectors()[some]

@@ -1,4 +1,4 @@
-"""A collection of images -> an index over its pixels, image by image and resumable.
+"""Build an index over the pixels of a collection of images, image by image; a stopped build resumes.
 
 Axes: n vectors, D embedding, h w cells.
 """
@@ -41,31 +41,31 @@ from vader.inference.retrieval.table import (
 )
 from vader.runtime.files import claim, remove_leftovers, write_atomic, write_json
 
-STRIDE = 8  # pixels between the cells that are kept, unless told otherwise or the encoder's own is larger
-SYNCED = 2.0  # seconds of work that a crash of the machine may cost
-KEPT_EVERY = 1 << 22  # vectors after which the growing index is put away
+STRIDE = 8  # pixels between the cells that are kept, by default; the encoder's own stride if that is larger
+SYNCED = 2.0  # seconds between syncs: the work that a system crash can lose
+KEPT_EVERY = 1 << 22  # vectors between saves of the growing index
 
 
 class IndexConfig(BaseModel):
-    """How an index is made. `stride` px between cells, or `sample` clusters an image, each one cell of its middle."""
+    """How to build an index: `stride` px between cells, or the central cells of `sample` clusters in each image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stride: int | None = Field(default=None, ge=1)
     sample: int | None = Field(default=None, ge=1)
-    size: int | None = Field(default=None, ge=32)  # pixels of the short side; None: as it is, at most 512
+    size: int | None = Field(default=None, ge=32)  # pixels of the short side; None: its own size, at most 512
     kind: Literal["auto", "flat", "pq"] = "auto"
-    vectors: bool = True  # keep them beside a pq index, for exact ranks
+    vectors: bool = True  # keep the vectors beside a pq index, for exact ranks
     seed: int = 0
 
     def spacing(self, own: int) -> int:
-        """The stride of the map that cells are taken from; `own` is the encoder's. Raises BadInput if it is finer."""
+        """Return the stride of the stored cells; `own` is the encoder's. Raises BadInput for a stride below it."""
         if self.stride is not None and self.sample is not None:
-            raise BadInput("expected --stride or --sample, got both; --sample chooses from all cells of the encoder")
+            raise BadInput("expected --stride or --sample, found both; --sample chooses from all cells of the encoder")
         if self.sample is not None:
             return own
         if self.stride is not None and self.stride < own:
-            raise BadInput(f"--stride: expected at least {own} px, the encoder's own stride, got {self.stride}")
+            raise BadInput(f"--stride: expected at least {own} px, the encoder's own stride, found {self.stride}")
         return self.stride or max(STRIDE, own)
 
 
@@ -81,9 +81,9 @@ def build_index(
 ) -> dict[str, Any]:
     """Write an index folder (see `table.py`) and return its manifest.
 
-    A build that was stopped, by kill -9 too, goes on and ends with the same index; one that is whole is left as it
-    is. Memory: one image's map, and the index itself. Raises BadInput for a folder of another model, settings or
-    images, and when no image can be read.
+    A stopped build, even after kill -9, resumes and gives the same index; a complete index is not changed. Memory
+    holds one image's map and the index. Raises BadInput for a folder of another model, settings or images, and if no
+    image can be read.
     """
     model = open_model(spec, device, images, config.size, precision)
     stride = config.spacing(int(model.identity["stride"]))
@@ -98,8 +98,8 @@ def build_index(
     rows = _embed(model, images, out, config, stride, say)
     count, dim = sum(row.cells for row in rows), int(model.identity["dim"])
     if not count:
-        shutil.rmtree(out, ignore_errors=True)  # it is ours, and there is nothing to go on with
-        raise BadInput(f"none of {len(rows)} images could be read; the first: {rows[0].name}: {rows[0].skipped}")
+        shutil.rmtree(out, ignore_errors=True)  # this build made the folder, and there is nothing to resume
+        raise BadInput(f"expected readable images, found none among {len(rows)}; {rows[0].name}: {rows[0].skipped}")
     vectors = map_values(out / VECTORS, np.float16, (count, dim))
     kind = search.choose_kind(count) if config.kind == "auto" else config.kind
     index = _fill(out, vectors, kind, config.seed, say)
@@ -126,7 +126,7 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 
 def _tidy(out: Path, manifest: dict[str, Any]) -> None:
-    """Remove what only the building needed."""
+    """Remove the files that only the build needs."""
     for name in {BEGUN, ADDING, VECTORS} - manifest["files"].keys():
         (out / name).unlink(missing_ok=True)
     remove_leftovers(out)
@@ -135,7 +135,7 @@ def _tidy(out: Path, manifest: dict[str, Any]) -> None:
 def _embed(
     model: Model, images: ImageList, out: Path, config: IndexConfig, stride: int, say: Callable[[str], None]
 ) -> list[Row]:
-    """Append what is missing to the files of vectors, cells and rows. A row is written once its vectors are safe."""
+    """Append missing vectors, cells and rows to their files. A row is written after its vectors are on the disk."""
     dim = int(model.identity["dim"])
     rows = whole_rows(out, dim)
     write_atomic(out / ROWS, "".join(row.as_line() for row in rows))
@@ -172,7 +172,7 @@ def _embed(
 def _one(
     model: Model, images: ImageList, number: int, config: IndexConfig, stride: int
 ) -> tuple[Row, Float16[np.ndarray, "n D"], Int32[np.ndarray, "n"]]:
-    """An image's row, vectors and cells."""
+    """Return an image's row, vectors and cells."""
     name, dim = images.names[number], int(model.identity["dim"])
     try:
         picture = read_picture(images.path(number), config.size)
@@ -194,7 +194,7 @@ def _one(
 def at_stride(
     found: Float32[np.ndarray, "h w D"], own: int, stride: int, size: tuple[int, ...]
 ) -> Float32[np.ndarray, "_ _ D"]:
-    """A map of a picture of `size` (H, W) px read, bilinearly, at the centres of cells of a larger stride."""
+    """Sample the map of a picture of `size` (H, W) px bilinearly at the centres of the cells of a larger stride."""
     if stride == own:
         return found
     h, w = (-(-side // stride) for side in size)
@@ -204,7 +204,7 @@ def at_stride(
 
 
 def _fill(out: Path, vectors: np.ndarray, kind: search.Kind, seed: int, say: Callable[[str], None]) -> Any:
-    """The index of all vectors, trained on some of them; taken up where a stopped build left it."""
+    """Train the index on some vectors and add all; resume where a stopped build left it."""
     if (out / INDEX).exists():
         return search.read(out / INDEX)
     if (out / ADDING).exists():

@@ -1,4 +1,4 @@
-"""An index folder, opened: which cells are most similar to a vector, where they are, and the maps of its images.
+"""Open an index folder: find the cells most similar to a vector, their positions, and the maps of the images.
 
 Axes: n vectors, D embedding, h w cells.
 """
@@ -17,13 +17,13 @@ from vader.inference.retrieval import faiss_index as search
 from vader.inference.retrieval.models import Model, find_spec, open_model, same_model
 from vader.inference.retrieval.table import CELLS, INDEX, ROWS, VECTORS, Row, map_values, read_manifest, read_rows
 
-MOST = 1 << 18  # vectors that one query ranks, at most, to find cells of enough images
+MOST = 1 << 18  # maximum number of vectors that a query ranks to find cells of enough images
 FIRST = 1024
 
 
 @dataclass(frozen=True)
 class Index:
-    """A whole index. Vectors of image i are those from starts[i] to starts[i + 1]."""
+    """A complete index. Image i has the vectors from starts[i] to starts[i + 1]."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -35,16 +35,16 @@ class Index:
 
     @property
     def images(self) -> ImageList:
-        """The collection, where it lay or as far from the index as it did (BadInput if at neither)."""
+        """The collection, at its absolute or its relative place (BadInput if it is at neither)."""
         places = [Path(self.manifest["root"]), self.folder / self.manifest["root_from_here"]]
         root = next((place for place in places if place.is_dir()), None)
         if root is None:
-            raise BadInput(f"{self.folder}: expected its images in {places[0]}, no folder is there; move them back")
+            raise BadInput(f"{self.folder}: expected its images in {places[0]}, found no folder; move them back")
         return ImageList(root, tuple(row.name for row in self.rows))
 
     @property
     def on_grid(self) -> bool:
-        """Whether every cell of the maps is in the index, which then needs no model to give them."""
+        """Whether every cell of the maps is in the index, so that no model is needed to get them."""
         return self.manifest["settings"]["sample"] is None and (
             self.vectors is not None or search.is_flat(self.searched)
         )
@@ -56,25 +56,25 @@ class Index:
         model = open_model(words, device, self.images, self.manifest["settings"]["size"], precision)
         if not same_model(known, model.identity):
             raise BadInput(
-                f"{self.folder} was made with another model than {words}: expected {known['spec']} "
-                f"(sha256 {known['sha256']}, {known['dim']} dimensions at stride {known['stride']}), got one of "
-                f"{model.identity['dim']} at stride {model.identity['stride']}; give it by --model, or index anew"
+                f"{self.folder}: expected the model of the index, {known['spec']} "
+                f"(sha256 {known['sha256']}, {known['dim']} dimensions at stride {known['stride']}), found {words} "
+                f"with {model.identity['dim']} at stride {model.identity['stride']}; give it by --model, or index again"
             )
         return model
 
     def nearest(self, query: Float32[np.ndarray, "D"], k: int, effort: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Similarities and numbers of the k most similar cells, the best first; `effort` times the lists opened."""
+        """Return similarities and indices of the k most similar cells, best first; `effort` multiplies the lists."""
         probes = effort * int(self.manifest["quality"]["probes"])
         return search.nearest(self.searched, self.vectors, query, k, probes)
 
     def nearest_images(
         self, query: Float32[np.ndarray, "D"], count: int, without: int | None = None
     ) -> list[tuple[int, float]]:
-        """The `count` images with the most similar cells, and the similarity of each one's best.
+        """Return the `count` images with the most similar cells, and the similarity of each image's best cell.
 
-        Neighbouring cells are alike, so that the best thousand may all lie in one image; then four times as many are
-        ranked, up to 2^18, and twice as many lists opened, up to all. Fewer images come back only then, or if there
-        are no more.
+        Neighbouring cells are similar, so the best thousand may all be in one image. Then four times as many are
+        ranked, up to 2^18, and twice as many lists searched, up to all. Fewer images are returned only at these limits,
+        or if there are no more.
         """
         k, effort = FIRST, 1
         most = min(MOST, int(self.starts[-1]))
@@ -82,7 +82,7 @@ class Index:
         while True:
             scores, found = self.nearest(query, k, effort)
             image = np.searchsorted(self.starts, found, side="right") - 1
-            which, first = np.unique(image, return_index=True)  # the first of an image is its best
+            which, first = np.unique(image, return_index=True)  # the first cell of an image is its best
             best = sorted(zip(first.tolist(), which.tolist(), strict=True))
             best = [(one, i) for one, i in best if i != without]
             if len(best) >= count or (k >= most and effort >= efforts):
@@ -90,7 +90,7 @@ class Index:
             k, effort = min(4 * k, most), 2 * effort
 
     def number_of(self, path: Path) -> int | None:
-        """Which image of the collection a file is, if it is one."""
+        """Return which image of the collection a file is; None if it is none."""
         real = path.resolve()
         images = self.images
         alike = (
@@ -99,18 +99,18 @@ class Index:
         return next((i for i in alike if images.path(i).resolve() == real), None)
 
     def picture(self, i: int) -> Picture:
-        """An image of the collection, as it was embedded. Raises BadInput if it is missing or of another size now."""
+        """Read an image as it was indexed. Raises BadInput if it is missing or its size has changed."""
         row, path = self.rows[i], self.images.path(i)
         try:
             picture = read_picture(path, self.manifest["settings"]["size"])
         except UnreadableImage as error:
-            raise BadInput(f"{error}; the index needs it: put it back, or index anew") from None
+            raise BadInput(f"{error}; put the image back, or index again") from None
         if picture.original != row.file:
-            raise BadInput(f"{path}: expected {row.file} px as when it was indexed, got {picture.original}; index anew")
+            raise BadInput(f"{path}: expected the indexed size {row.file} px, found {picture.original}; index again")
         return picture
 
     def map_of(self, i: int, model: Model | None = None) -> tuple[Float32[np.ndarray, "h w D"], int]:
-        """The map of image i and its stride: from the index, or, where it keeps not all cells, from its model."""
+        """Return the map of image i and its stride: from the index, or from the model if cells are missing."""
         row, dim = self.rows[i], self.manifest["dim"]
         if self.on_grid:
             start, count = int(self.starts[i]), row.cells
@@ -119,26 +119,28 @@ class Index:
             else:
                 found = search.vectors_of(self.searched, start, count, dim)
             return found.reshape(*row.map, dim), self.manifest["stride"]
-        assert model is not None, "an index without all cells asks its model"
+        assert model is not None, "an index without all cells needs its model"
         return model.map_of(self.picture(i).pixels), model.identity["stride"]
 
 
 def open_index(folder: Path) -> Index:
-    """Open an index. Codes, lists and vectors stay on the disk until they are looked at.
+    """Open an index. Codes, lists and vectors stay on the disk until they are used.
 
-    Raises BadInput for what is no whole index: files missing or cut short, numbers that do not fit each other.
+    Raises BadInput for an incomplete index: files missing or truncated, or numbers that do not fit each other.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     try:
         rows = tuple(read_rows((folder / ROWS).read_text()))
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{folder / ROWS}: expected a row an image, got {error}; build the index anew") from None
+        raise BadInput(
+            f"{folder / ROWS}: expected a row for each image, found {error}; build the index again"
+        ) from None
     starts = np.cumsum([0, *(row.cells for row in rows)], dtype=np.int64)
     searched = search.read(folder / INDEX, manifest["kind"])
     count, dim = manifest["cells"], manifest["dim"]
     for name, came in ((ROWS, int(starts[-1])), (INDEX, searched.ntotal)):
         if came != count:
-            raise BadInput(f"{folder / name}: expected {count} cells, found {came}; build the index anew")
+            raise BadInput(f"{folder / name}: expected {count} cells, found {came}; build the index again")
     vectors = map_values(folder / VECTORS, np.float16, (count, dim)) if VECTORS in manifest["files"] else None
     return Index(folder, manifest, rows, starts, map_values(folder / CELLS, np.int32, (count,)), vectors, searched)

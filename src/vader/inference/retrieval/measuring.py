@@ -1,4 +1,4 @@
-"""How good and how fast an index is, measured on its own vectors when it is built.
+"""Measure the recall and speed of an index on its own vectors when it is built.
 
 Axes: n vectors, D embedding, m queries.
 """
@@ -14,15 +14,15 @@ from jaxtyping import Float16, Float32
 from vader.inference.retrieval.faiss_index import exact_scores, is_flat, nearest, spread
 
 QUERIES, FOUND = 100, 10
-WANTED = 0.95  # recall at which no more lists are opened; 0.9 is promised
-FEWEST = 8  # lists
-GAIN = 0.002  # of recall: what twice as many lists have to bring
-TIE = 1e-5  # of a similarity: vectors as near as the tenth count as found, whichever of them came
+WANTED = 0.95  # recall at which the number of lists stops growing; 0.9 is promised
+FEWEST = 8  # lists to start with
+GAIN = 0.002  # minimum gain in recall from twice as many lists
+TIE = 1e-5  # of similarity; vectors as similar as the tenth count as found
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of `queries` single queries: recall@10 against looking at all, median time, and how many lists were opened."""
+    """Recall@10 of `queries` single queries against exact search, their median time, and the lists searched."""
 
     recall: float
     ms: float
@@ -30,12 +30,12 @@ class Quality:
     queries: int
 
     def as_json(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Return the numbers for the manifest."""
         return asdict(self)
 
 
 def between_cells(vectors: Float16[np.ndarray, "n D"], count: int, seed: int) -> Float32[np.ndarray, "m D"]:
-    """Queries as they come: not a vector of the index but the mean of one and the next, mostly its neighbour."""
+    """Make realistic queries: not a vector of the index, but the mean of one and the next, mostly its neighbour."""
     first = spread(len(vectors), min(count, len(vectors)), seed)
     second = np.minimum(first + 1, len(vectors) - 1)
     mixed = vectors[first].astype(np.float32) + vectors[second]
@@ -45,7 +45,7 @@ def between_cells(vectors: Float16[np.ndarray, "n D"], count: int, seed: int) ->
 def measure(
     index: Any, vectors: Float16[np.ndarray, "n D"], exact: bool, queries: Float32[np.ndarray, "m D"]
 ) -> Quality:
-    """The fewest lists, doubling from 8, at which recall is .95 or no longer grows, and what a query then costs.
+    """Find the smallest number of lists, doubling from 8, at which recall is .95 or stops growing, and time a query.
 
     `exact` says whether the best few hundred are ranked again by their vectors.
     """
@@ -56,7 +56,7 @@ def measure(
     while True:
         recall, ms = _try(index, vectors, exact, queries, least, k, probes)
         if best is not None and recall < best.recall + GAIN:
-            return best  # it is the codes that miss the rest
+            return best  # the rest is lost to the codes
         best = Quality(round(recall, 4), round(ms, 3), probes, len(queries))
         if recall >= WANTED or probes == lists:
             return best
@@ -66,7 +66,7 @@ def measure(
 def _try(
     index: Any, vectors: np.ndarray, exact: bool, queries: np.ndarray, least: np.ndarray, k: int, probes: int
 ) -> tuple[float, float]:
-    """Recall@k and the median milliseconds of a query, one query at a time."""
+    """Return Recall@k and the median milliseconds of a query, one query at a time."""
     hits, times = 0, []
     for query, enough in zip(queries, least, strict=True):
         since = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The encoder behind an index: opening it, knowing it again, and the map that it gives a picture.
+"""Open the encoder of an index, recognise it, and compute the map of a picture.
 
 Axes: D embedding, H W pixels, h w cells.
 """
@@ -26,13 +26,13 @@ SAME = 0.02  # of a remembered number: other devices and precisions stay below, 
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder and what it takes to know it again; `identity` is plain JSON."""
+    """An encoder with `identity`, plain JSON by which it is recognised."""
 
     encoder: DenseEncoder
     identity: dict[str, Any]
 
     def map_of(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "h w D"]:
-        """Normalised embeddings. Raises BadInput if they are not finite."""
+        """Return normalised embeddings. Raises BadInput if they are not finite."""
         return _map(self.encoder, pixels)
 
 
@@ -41,7 +41,7 @@ def open_model(
 ) -> Model:
     """The encoder that `spec` names, fitted on pictures of the collection if it has to see some.
 
-    Raises BadInput and BadCheckpoint as `open_encoder` does.
+    Raises BadInput and BadCheckpoint like `open_encoder`.
     """
     encoder = open_for_images(spec, images, size, device, precision=precision, say=say)
     kept = _probe(encoder)
@@ -56,10 +56,10 @@ def open_model(
 
 
 def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether two identities are of one model: equal file, and equal answers to a test picture.
+    """Return whether two identities are of one model: the same file, and the same outputs for a test picture.
 
-    The answers tell apart what has no file, and variants of one file; they are compared with a tolerance, for another
-    machine or precision rounds otherwise.
+    The outputs distinguish models without a file, and variants of one file. They are compared with a tolerance, because
+    other machines and precisions round differently.
     """
     if any(first[key] != second[key] for key in ("stride", "dim")):
         return False
@@ -69,9 +69,9 @@ def same_model(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def find_spec(identity: Mapping[str, Any], relative: str | None, folder: Path) -> str:
-    """The words that open an index's model from here: where it lay, or as far from the index `folder` as it did.
+    """Return the spec that opens an index's model, at its absolute place or its place relative to the index `folder`.
 
-    Raises BadInput when it lies at neither place.
+    Raises BadInput if it is at neither place.
     """
     spec, file = str(identity["spec"]), identity["file"]
     if file is None:
@@ -79,12 +79,12 @@ def find_spec(identity: Mapping[str, Any], relative: str | None, folder: Path) -
     places = [Path(file), *([folder / relative] if relative else [])]
     there = next((place for place in places if place.exists()), None)
     if there is None:
-        raise BadInput(f"{folder}: expected its model at {file}, nothing lies there; say where it is by --model")
+        raise BadInput(f"{folder}: expected its model at {file}, found no file; give its place by --model")
     return spec.replace(str(identity["written"]), str(there))
 
 
 def relative_to(folder: Path, file: str | None) -> str | None:
-    """The way from an index folder to a file, so that both may move together."""
+    """Return the relative path from an index folder to a file, so that both can move together."""
     return None if file is None else os.path.relpath(file, folder.resolve())
 
 
@@ -93,7 +93,7 @@ def _map(encoder: DenseEncoder, pixels: np.ndarray) -> np.ndarray:
 
 
 def _probe(encoder: DenseEncoder) -> np.ndarray:
-    """(4, D): what the encoder says of smooth noise, the same everywhere."""
+    """Return (4, D) embeddings of smooth noise, which is the same on every machine."""
     coarse = np.random.default_rng(0).integers(0, 256, (PROBE // 8, PROBE // 8, 3))
     cells = _map(encoder, coarse.astype(np.uint8).repeat(8, 0).repeat(8, 1))
     cells = cells.reshape(-1, cells.shape[-1])

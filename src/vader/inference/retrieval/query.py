@@ -1,4 +1,4 @@
-"""A pixel, a box or several pixels of a picture -> the images with the most similar pixels, and where they are.
+"""Find the images with the pixels most similar to points or boxes of a picture, and where they are.
 
 Axes: D embedding, h w cells, N points. Points and boxes are in pixels of the picture's file.
 """
@@ -28,7 +28,7 @@ MARK = (255, 75, 62)
 
 @dataclass(frozen=True)
 class Hit:
-    """An image: its highest similarity, where (in its file's pixels), its picture and its map of similarities."""
+    """An image: its highest similarity, where it is (in the file's pixels), its picture and its map of similarities."""
 
     name: str
     score: float
@@ -38,7 +38,7 @@ class Hit:
     stride: int  # of `heat`, in pixels of the picture
 
     def as_json(self) -> dict[str, Any]:
-        """Name, similarity, place."""
+        """Return name, similarity and position."""
         return {
             "image": self.name,
             "similarity": round(self.score, 4),
@@ -49,7 +49,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked and what was found, the best first; `own` is the query's own picture. `ms` is the search alone."""
+    """The query and the hits, best first; `own` is the query's own picture. `ms` is the time of the search only."""
 
     own: Hit
     points: tuple[Point, ...]
@@ -61,21 +61,21 @@ class Answer:
 def find(
     index: Index, model: Model, image: Path, points: Sequence[Point], boxes: Sequence[Box] = (), top: int = 8
 ) -> Answer:
-    """The `top` images of the index with the pixels most similar to points and boxes of `image`.
+    """Find the `top` images of the index with the pixels most similar to points and boxes of `image`.
 
-    Several points and boxes ask for their mean. An image is ranked by its best cell; the picture asked about, if it is
-    of the collection, is left out. Raises BadInput for no point, a point outside the picture, what is no picture and
-    one below 32 px, which shows an encoder nothing, enlarged or not.
+    Several points and boxes are averaged. An image is ranked by its best cell; the query picture, if it belongs to the
+    collection, is left out. Raises BadInput for no point, a point outside the picture, a file that is not a picture,
+    and a picture below 32 px, which is too small for an encoder.
     """
     try:
         picture = read_picture(image, index.manifest["settings"]["size"])
     except UnreadableImage as error:
-        raise BadInput(f"{error}; expected the picture to ask about") from None
+        raise BadInput(f"{error}; expected a query picture") from None
     if min(picture.original) < MIN_SIDE:
         width, height = picture.original
         raise BadInput(
-            f"{image}: expected at least {MIN_SIDE} px a side of the picture to ask about, got {width}x{height}; "
-            "give it larger"
+            f"{image}: expected a query picture of at least {MIN_SIDE} px a side, found {width}x{height}; "
+            "give a larger one"
         )
     stride = int(model.identity["stride"])
     own = model.map_of(picture.pixels)
@@ -95,12 +95,12 @@ def find(
 def query_vector(
     cells: Float32[np.ndarray, "h w D"], stride: int, picture: Picture, points: Sequence[Point], boxes: Sequence[Box]
 ) -> Float32[np.ndarray, "D"]:
-    """The normalised mean of what is asked for: the map at points, and of boxes the mean of the cells within.
+    """Return the normalised mean of the query: the map at points, and the mean of the cells inside boxes.
 
-    Points are read bilinearly. A box without a cell's centre counts as its middle.
+    Points are read bilinearly. A box that contains no cell centre counts as its middle.
     """
     if not (points or boxes):
-        raise BadInput("expected a point or a box to ask about, got none; give --at X,Y or --box X0,Y0,X1,Y1")
+        raise BadInput("expected a point or a box to search for, found none; give --at X,Y or --box X0,Y0,X1,Y1")
     asked = [_at(cells, stride, picture, point) for point in points]
     h, w, dim = cells.shape
     for box in boxes:
@@ -119,7 +119,7 @@ def _at(cells: np.ndarray, stride: int, picture: Picture, point: Point) -> np.nd
     x, y = point
     width, height = picture.original
     if not (0 <= x <= width and 0 <= y <= height):
-        raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
+        raise BadInput(f"--at: expected a point in {width}x{height} px, found {x:g},{y:g}")
     maps = torch.from_numpy(cells).permute(2, 0, 1)[None]
     place = torch.tensor([[picture.to_seen(x, y)]], dtype=torch.float32)
     found = read_at(maps, place, stride)[0, 0].numpy()
@@ -131,7 +131,7 @@ def _check_box(box: Box, picture: Picture) -> None:
     width, height = picture.original
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         came = ",".join(f"{v:g}" for v in box)
-        raise BadInput(f"--box: expected left,top,right,bottom within {width}x{height} px, got {came}")
+        raise BadInput(f"--box: expected left,top,right,bottom within {width}x{height} px, found {came}")
 
 
 def _hit(name: str, picture: Picture, heat: np.ndarray, stride: int) -> Hit:
@@ -142,7 +142,7 @@ def _hit(name: str, picture: Picture, heat: np.ndarray, stride: int) -> Hit:
 
 
 def draw_answer(answer: Answer, path: Path) -> Path:
-    """The query with its points and boxes marked; it and the hits above their maps of similarity."""
+    """Draw the query with its points and boxes, and each hit above its map of similarities."""
     picture = answer.own.picture
     marked = picture.pixels.copy()
     for box in answer.boxes:

@@ -1,11 +1,11 @@
-"""What lies in an index folder, and its images' rows.
+"""The files of an index folder, and the rows of its images.
 
-manifest.json   model, settings, numbers, sizes of the other files; there when the index is whole
-images.jsonl    an object an image, in order: see `Row`
-index.faiss     what is searched
-cells.i32       for each vector, which cell of its image's map it is, row by row
-vectors.f16     the vectors themselves, (cells, D): for exact ranks and maps (not of `flat`, whose index has them)
-begun.json, adding.faiss: of an index that is being built
+manifest.json   model, settings, numbers, sizes of the other files; written when the index is complete
+images.jsonl    one object for each image, in order: see `Row`
+index.faiss     the index that is searched
+cells.i32       for each vector, the index of its cell in its image's map, row by row
+vectors.f16     the vectors, (cells, D), for exact ranks and maps (not for `flat`, whose index has them)
+begun.json, adding.faiss: exist only during a build
 """
 
 import json
@@ -28,7 +28,7 @@ CELL_BYTES, VALUE_BYTES = 4, 2
 class Row:
     """An image of an index: (width, height) of its file and as embedded, (h, w) of its map, vectors kept.
 
-    One that could not be read has a reason in `skipped`, and no cells.
+    An unreadable image has the reason in `skipped` and no cells.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Row:
     skipped: str | None = None
 
     def as_line(self) -> str:
-        """A line of images.jsonl."""
+        """Return a line of images.jsonl."""
         return json.dumps({key: value for key, value in asdict(self).items() if value is not None}) + "\n"
 
 
 def read_rows(text: str) -> list[Row]:
-    """The rows of images.jsonl. A last line that a kill cut short is dropped."""
+    """Parse the rows of images.jsonl. An incomplete last line, left by a kill, is dropped."""
     return [_row(json.loads(line)) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
@@ -54,7 +54,7 @@ def _row(found: dict[str, Any]) -> Row:
 
 
 def whole_rows(folder: Path, dim: int) -> list[Row]:
-    """The rows of a build whose vectors are all on the disk."""
+    """Return the rows of a build whose vectors are all on the disk."""
     path = folder / ROWS
     if not path.exists():
         return []
@@ -66,27 +66,27 @@ def whole_rows(folder: Path, dim: int) -> list[Row]:
 
 
 def map_values(path: Path, kind: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A file of numbers as an array that is read from the disk when it is looked at."""
+    """Map a file of numbers as an array that is read from the disk on access."""
     return np.memmap(path, dtype=kind, mode="r", shape=shape)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest, once the other files are there at their sizes. Raises BadInput for what is no whole index."""
+    """Read the manifest after checking the other files' sizes. Raises BadInput for an incomplete index."""
     path = folder / MANIFEST
     if not path.is_file():
         stopped = (folder / BEGUN).is_file()
-        hint = "it is half built: repeat its vader index" if stopped else "vader index MODEL IMAGES --out makes one"
+        hint = "the build stopped; repeat its vader index" if stopped else "vader index MODEL IMAGES --out makes one"
         raise BadInput(f"{folder}: expected an index with a {MANIFEST}, found none; {hint}")
     try:
         manifest = json.loads(path.read_text())
         if manifest["format"] != FORMAT:
-            raise BadInput(f"{path}: expected format {FORMAT}, got {manifest['format']}; build the index anew")
+            raise BadInput(f"{path}: expected format {FORMAT}, found {manifest['format']}; build the index again")
         sizes = dict(manifest["files"])
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path}: expected an index's manifest, got {error!r}; build the index anew") from None
+        raise BadInput(f"{path}: expected an index's manifest, found {error!r}; build the index again") from None
     for name, size in sizes.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found != size:
             came = "nothing" if found is None else f"{found}"
-            raise BadInput(f"{folder / name}: expected {size} bytes, found {came}; build the index anew")
+            raise BadInput(f"{folder / name}: expected {size} bytes, found {came}; build the index again")
     return manifest

@@ -1,11 +1,11 @@
-"""Rendered scenes as data sets on disk, in the folder layouts of real ones.
+"""Write rendered scenes as data sets on disk, in the folder layouts of real ones.
 
-A data set is written beside its place under a hidden name and renamed when it is whole. Four fifths of the pictures
-(of DAVIS: clips) are for training, each fifth for validation. The same order gives the same bytes, whatever the
-number of processes.
+A data set is written under a hidden name beside its destination and renamed when it is complete. Four fifths of the
+pictures (DAVIS: of the clips) are for training, every fifth is for validation. The same order gives the same bytes,
+whatever the number of processes.
 
-Beside each data set lie scenes.json, what was ordered, and cameras.json, each picture's camera. Normals, flow and
-occlusion have no place in these layouts: they are had in Python (`scenes.frame`, `scenes.truth.flow`).
+Each data set has scenes.json, the settings, and cameras.json, the camera of each picture. Normals, flow and occlusion
+do not fit these layouts and are available only in Python (`scenes.frame`, `scenes.truth.flow`).
 """
 
 import json
@@ -41,9 +41,9 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 SMALLEST, LARGEST = 32, 4096  # px a side
-EVERY = 2.0  # seconds between two lines of progress
-WORTH = 20_000_000  # pixels: less is rendered before several processes have started
-OUT = "OUT"  # the argument that the command line names so
+EVERY = 2.0  # seconds between progress lines
+WORTH = 20_000_000  # pixels; fewer are rendered before several processes have started
+OUT = "OUT"  # the name of this argument on the command line
 CAMERAS = (
     "intrinsics: from camera coordinates (metres; x right, y down, z along the view) to pixels, the centre of the "
     "first at (0.5, 0.5); pose: from camera to world coordinates (z up); depth is along the camera's z"
@@ -64,11 +64,11 @@ def write(
     workers: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Write a data set of `count` pictures of width x height pixels; give back what scenes.json says of it.
+    """Write a data set of `count` pictures of width x height pixels and return the contents of scenes.json.
 
-    `config` defaults to the layout's usual worlds. `workers` processes render (None: as many as there are cores, one
-    for few pixels). `say` gets a line of progress every two seconds. Raises BadInput for what cannot be made, before
-    anything is rendered, and OSError when the disk is full; then, and when interrupted, nothing is left.
+    `config` defaults to the usual worlds of the layout. `workers` processes render (None: one per core, or one for few
+    pixels). `say` receives a progress line every two seconds. Raises BadInput for invalid settings before rendering
+    starts, and OSError for a full disk; after an error or an interrupt no files are left.
     """
     from vader.runtime.files import write_json
     from vader.runtime.interrupts import catch_interrupts
@@ -86,7 +86,7 @@ def write(
     workers = workers or choose_workers(count * width * height)
     try:
         with (
-            catch_interrupts() as interrupts,  # to the end of tidying up
+            catch_interrupts() as interrupts,  # until temporary files are removed
             whole_folder(out) as folder,
             closing(in_order(partial(chosen.make, order, folder), count, workers)) as records,
         ):
@@ -96,60 +96,62 @@ def write(
             write_json(folder / "scenes.json", summary)
             put(folder / "cameras.json", _cameras_text(cameras))
     except OSError as error:
-        error.filename = str(out)  # rather than the hidden name, or none
+        error.filename = str(out)  # not the hidden name
         raise
     except BrokenProcessPool:
         fewer = workers // 2 or 1
-        raise VaderError(f"a process that rendered was killed, as for want of memory; try --workers {fewer}") from None
+        raise VaderError(
+            f"expected all processes to finish, found one killed, perhaps for lack of memory; try --workers {fewer}"
+        ) from None
     return summary
 
 
 def check(out: Path, layout: str, count: int, width: int, height: int, seed: int, workers: int | None) -> None:
-    """Raise BadInput for what cannot be made, and MissingExtra for a library that it would need."""
+    """Raise BadInput for invalid settings, and MissingExtra for a library that the layout needs."""
     if layout not in LAYOUTS:
-        raise BadInput(f"--layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+        raise BadInput(f"--layout: expected one of {', '.join(LAYOUTS)}, found {layout!r}")
     chosen = LAYOUTS[layout]
     if count < chosen.least:
-        raise BadInput(f"--count: expected at least {chosen.least} for {layout}, got {count}")
+        raise BadInput(f"--count: expected at least {chosen.least} for {layout}, found {count}")
     for side in (height, width):
         if not SMALLEST <= side <= LARGEST:
-            raise BadInput(f"--size: expected {SMALLEST} to {LARGEST} px a side, got {height}x{width}")
+            raise BadInput(f"--size: expected {SMALLEST} to {LARGEST} px a side, found {height}x{width}")
     if seed < 0:
-        raise BadInput(f"--seed: expected 0 or more, got {seed}")
+        raise BadInput(f"--seed: expected 0 or more, found {seed}")
     if workers is not None and workers < 1:
-        raise BadInput(f"--workers: expected at least 1, got {workers}")
+        raise BadInput(f"--workers: expected at least 1, found {workers}")
     if chosen.needs and find_spec(chosen.needs[0]) is None:
         library, extra = chosen.needs
         raise MissingExtra(f"--layout {layout} needs {library}; install it with: pip install 'vader-dense[{extra}]'")
     try:
         fixed = out == Path.cwd() or out.is_mount()
-    except OSError as error:  # a name that is too long
+    except OSError as error:  # the name is too long
         raise BadInput(f"{OUT}: cannot write to {out} ({error.strerror}); choose another place") from None
-    if fixed:  # neither can be put in place by a renaming
-        raise BadInput(f"{OUT}: expected a new folder, {out} is where you are or a mounted disk; name one inside it")
+    if fixed:  # these cannot be replaced by a rename
+        raise BadInput(f"{OUT}: expected a new folder, found the current folder or a mount in {out}; use one inside it")
 
 
 def choose_workers(pixels: int) -> int:
-    """As many processes as there are cores; one for few pixels, for starting others takes seconds."""
+    """Return the number of cores; 1 for few pixels, because starting processes takes seconds."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return cores if pixels > WORTH else 1
 
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out` to fill, which becomes `out` at the end of the block, or is deleted."""
+    """Create a hidden folder beside `out` to fill; at the end of the block it is renamed to `out` or deleted."""
     from vader.runtime.files import prepare_output
 
     absent = [folder for folder in (out, *out.parents) if not folder.exists()]  # innermost first
-    name = os.fsencode(out.name)[:200].decode(errors="ignore")  # 255 bytes are what file systems take
+    name = os.fsencode(out.name)[:200].decode(errors="ignore")  # file systems allow 255 bytes
     hidden = out.with_name(f".{name}.{os.getpid()}")
     try:
-        prepare_output(out, OUT)  # refused now rather than after the rendering
+        prepare_output(out, OUT)  # raise before rendering starts
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir()
         yield hidden
-        os.sync()  # thousands of files: one by one it would take longer than the rendering
-        hidden.replace(out)  # an empty folder gives way
+        os.sync()  # once for thousands of files: one by one it would take longer than rendering
+        hidden.replace(out)  # replaces an empty folder
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         for folder in absent:
@@ -159,7 +161,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 def in_order(make: Callable[[int], Record], count: int, workers: int) -> Generator[Record, None, None]:
-    """make(0), make(1) ..., in this process or in several, a few ahead of who takes them."""
+    """Yield make(0), make(1) ... from this process or several, computed a few ahead."""
     if workers == 1:
         yield from map(make, range(count))
         return
@@ -178,7 +180,7 @@ def in_order(make: Callable[[int], Record], count: int, workers: int) -> Generat
 
 
 def _submit(pool: ProcessPoolExecutor, make: Callable[[], Record]) -> Future[Record]:
-    """Interrupts are the parent's business: the processes that this starts inherit that they do not hear them."""
+    """Submit with interrupts blocked, so that the worker processes inherit this and only the parent handles them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.submit(make)
@@ -187,7 +189,7 @@ def _submit(pool: ProcessPoolExecutor, make: Callable[[], Record]) -> Future[Rec
 
 
 def _start() -> None:
-    """In a new process: end when the parent does, however it ended."""
+    """Make a new worker process end when its parent ends, for any reason."""
     parent = parent_process()
     assert parent is not None
 
@@ -199,7 +201,7 @@ def _start() -> None:
 
 
 def _until(stop: Callable[[], bool], records: Iterable[Record]) -> Iterator[Record]:
-    """The records, until an interrupt came: a picture is finished first."""
+    """Yield the records until an interrupt; the current picture is finished first."""
     for record in records:
         yield record
         if stop():
@@ -207,7 +209,7 @@ def _until(stop: Callable[[], bool], records: Iterable[Record]) -> Iterator[Reco
 
 
 def _keep_cameras(made: Iterable[Made], cameras: dict[str, Any]) -> Iterator[Any]:
-    """The records; `cameras` gets each picture's."""
+    """Yield the records and store the camera of each picture in `cameras`."""
     for one in made:
         camera = one.camera
         cameras[one.picture] = {"intrinsics": camera.intrinsics.tolist(), "pose": camera.pose.tolist()}
@@ -215,19 +217,19 @@ def _keep_cameras(made: Iterable[Made], cameras: dict[str, Any]) -> Iterator[Any
 
 
 def _cameras_text(cameras: dict[str, Any]) -> str:
-    """A picture a line."""
+    """Format the cameras with one picture per line."""
     lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(camera)}" for name, camera in cameras.items())
     return f'{{\n  "conventions": {json.dumps(CAMERAS)},\n  "pictures": {{\n{lines}\n  }}\n}}\n'
 
 
 def progress(records: Iterable[Record], count: int, say: Callable[[str], None] | None) -> Iterator[Record]:
-    """The records; says every two seconds how many there were, and how long the others will take."""
+    """Yield the records and report every two seconds how many are done and the time left."""
     begin = spoken = time.monotonic()
     for done, record in enumerate(records, 1):
         yield record
         now = time.monotonic()
         if done == 1:
-            begin = now  # what came before, the starting of processes, comes once
+            begin = now  # exclude the start of the processes from the rate
         elif say is not None and now - spoken >= EVERY:
             rate = (done - 1) / max(now - begin, 1e-9)
             say(f"{done} of {count} pictures, {rate:.1f}/s, {(count - done) / rate:.0f} s left")

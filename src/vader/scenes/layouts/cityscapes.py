@@ -1,12 +1,12 @@
 """Cityscapes: leftImg8bit and gtFine / {train,val} / CITY / CITY_NUMBER_000019_...
 
-Worlds are landscapes unless asked otherwise. Ids, names and colours are Cityscapes' own; what it has no class for is
-"static", and animals are "dynamic" (both are ignored in its evaluation, as are clutter and furniture here). Cars are
-the only kind with instances there: 26000, 26001 ...; all else has its plain id in instanceIds too.
+Worlds are landscapes by default. Ids, names and colours are those of Cityscapes. Classes that it lacks become "static",
+and animals "dynamic" (its evaluation ignores both, and so clutter and furniture here). Only cars have instances:
+26000, 26001 ...; all other classes have their plain id in instanceIds too.
 
-The polygons run through pixel centres and are meant to be painted in their order, as Cityscapes' own tools do, which
-gives labelIds back exactly. These tools count every polygon "car" as one instance: of a car in several pieces the
-largest is a "car", and the others are "cargroup", which has no number: they are plain 26 in instanceIds, too.
+Polygons pass through pixel centres. Painted in order, as Cityscapes' own tools do, they give labelIds exactly. These
+tools count every polygon "car" as one instance. If a car is visible in several pieces, the largest is a "car" and the
+others are "cargroup", which has no number: these are plain 26 in instanceIds, too.
 
 Legend: H W pixels.
 """
@@ -25,7 +25,7 @@ from vader.scenes.frame import CLASSES, Frame
 from vader.scenes.layouts.order import Layout, Made, Order, put, spend, split_of
 from vader.scenes.layouts.outlines import pieces, traced
 
-# Cityscapes' name, id and colour of each of our classes.
+# Cityscapes' name, id and colour for each of our classes.
 LABELS: dict[str, tuple[str, int, tuple[int, int, int]]] = {
     "clutter": ("static", 4, (0, 0, 0)),
     "ground": ("terrain", 22, (152, 251, 152)),
@@ -40,19 +40,19 @@ LABELS: dict[str, tuple[str, int, tuple[int, int, int]]] = {
     "car": ("car", 26, (0, 0, 142)),
     "animal": ("dynamic", 5, (111, 74, 0)),
 }
-CITIES = {"train": ("northfield", "eastfield"), "val": ("southfield",)}  # a city is in one split alone
-SNIPPET = 19  # the frame of its snippet that Cityscapes labels
+CITIES = {"train": ("northfield", "eastfield"), "val": ("southfield",)}  # each city belongs to one split
+SNIPPET = 19  # index of the labelled frame of a snippet
 
 
 def name(index: int, count: int) -> tuple[str, str, str]:
-    """(split, city, beginning of the file names) of picture `index` of `count`."""
+    """Return (split, city, start of the file names) of picture `index` of `count`."""
     split = split_of(index, count)
     city = CITIES[split][index % len(CITIES[split])]
     return split, city, f"{city}_{index:06d}_{SNIPPET:06d}"
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """The files of one picture."""
+    """Write the files of one picture."""
     frame = order.frame(index)
     objects, cars = _polygons(frame)
     ids = np.array([LABELS[one][1] for one in CLASSES], np.uint8)[frame.classes]
@@ -73,7 +73,7 @@ def make(order: Order, folder: Path, index: int) -> Made:
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
-    """Cityscapes has no lists; its readers look for both splits' folders."""
+    """Make the folders of both splits, which readers expect; Cityscapes has no lists."""
     spend(records)
     for kind in ("leftImg8bit", "gtFine"):
         for split in CITIES:
@@ -81,12 +81,12 @@ def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
 
 
 def _polygons(frame: Frame) -> tuple[list[dict[str, Any]], list[Bool[np.ndarray, "H W"]]]:
-    """Polygons in the order of painting, and the pixels of the "car" polygons in their order.
+    """Return polygons in painting order, and the pixels of the "car" polygons in that order.
 
-    A polygon fills its holes, so the larger ones come first: what lies in a hole is smaller than what surrounds it.
+    A polygon fills its holes, so larger polygons come first: a region in a hole is smaller than the one around it.
     """
     regions = _regions(frame)
-    found = []  # (less the pixels with the holes filled, the region, label, polygon, its pixels where it is a car)
+    found = []  # (minus the pixels with holes filled, the region, label, polygon, its pixels if it is a car)
     for region in np.unique(regions):
         parts = sorted(pieces(regions == region), key=lambda part: -int(part[0].sum()))
         label = LABELS[CLASSES[int(region) >> 16]][0]
@@ -104,7 +104,7 @@ def _polygons(frame: Frame) -> tuple[list[dict[str, Any]], list[Bool[np.ndarray,
 
 
 def _regions(frame: Frame) -> Integer[np.ndarray, "H W"]:
-    """A number for each object and each class of stuff: class * 2**16 + instance."""
+    """Return a number for each object and each class of stuff: class * 2**16 + instance."""
     return (frame.classes.astype(np.int64) << 16) | frame.instances.astype(np.int64)
 
 

@@ -1,14 +1,14 @@
 """COCO 2017: {train,val}2017/000000000001.jpg ... and annotations/{instances,keypoints}_{train,val}2017.json.
 
-Categories 1 to 8 are the kinds. Every object that shows in a picture is annotated, iscrowd 0, with a polygon a piece
-that follows the edges of pixels and gives its mask back exactly (so tiny and pierced objects need no run lengths);
-`area` counts the mask's pixels, boxes are [left, top, width, height] from the edge of the picture.
+Categories 1 to 8 are the kinds. Every visible object is annotated, iscrowd 0, with one polygon for each piece. Polygons
+follow the edges of pixels and give the mask exactly (so small objects and objects with holes need no run lengths).
+`area` counts the pixels of the mask; boxes are [left, top, width, height] from the edge of the picture.
 
-Keypoints are COCO's: indices of pixels, so that the centre of the first pixel is (0, 0), ours less a half; rounded to
-hundredths rather than to whole pixels. v is 2 where the point is seen, 1 where it is in the picture but hidden, 0
-(and x = y = 0) where it is outside. Seen is a point, too, up to 8 % of its object's size, at most 20 cm, beneath the
-surface that the camera meets (`frame.Instance`): paws and poles have theirs inside. The keypoints file has the same
-annotations, with each category's own keypoints.
+Keypoints are COCO's: indices of pixels, so the centre of the first pixel is (0, 0), half a pixel less than ours. They
+are rounded to hundredths and not to whole pixels. v is 2 for a visible point, 1 for a hidden point in the picture, 0
+(with x = y = 0) for one outside. A point inside its object is visible up to 8 % of the object's size, at most 20 cm,
+below the surface that the camera sees (`frame.Instance`), because those of paws and poles are inside. The keypoints
+file has the same annotations, with each category's own keypoints.
 """
 
 import json
@@ -24,7 +24,7 @@ from vader.scenes.truth import boxes
 from vader.scenes.world import keypoint_names
 
 NAMES = {kind: i + 1 for i, kind in enumerate(KINDS)}
-CORNERS = ("front_left", "front_right", "rear_right", "rear_left")  # all around
+CORNERS = ("front_left", "front_right", "rear_right", "rear_left")  # in circular order
 SIDES = ("left", "back", "right")
 
 
@@ -36,7 +36,7 @@ def _posts(upper: str, lower: str) -> list[str]:
     return [f"{upper}_{corner} {lower}_{corner}" for corner in CORNERS]
 
 
-SKELETONS = {  # pairs of keypoints for drawing lines between
+SKELETONS = {  # pairs of keypoints that are connected by lines
     "mug": [f"{level}_{a} {level}_{b}" for level in ("rim", "base") for a, b in (SIDES[:2], SIDES[1:], SIDES[::2])]
     + [f"rim_{side} base_{side}" for side in SIDES] + ["rim_left handle", "rim_right handle"],
     "table": _ring("top") + _posts("top", "foot"),
@@ -60,7 +60,7 @@ SKELETONS = {  # pairs of keypoints for drawing lines between
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """A picture; the record is its annotations, with keypoints, without ids."""
+    """Write a picture; the record is its annotations with keypoints, without ids."""
     frame = order.frame(index)
     picture = f"{split_of(index, order.count)}2017/{_file(index)}"
     put(folder / picture, jpeg(frame.image))
@@ -87,7 +87,7 @@ def make(order: Order, folder: Path, index: int) -> Made:
 
 
 def collect(order: Order, folder: Path, records: Iterable[list[dict[str, Any]]]) -> None:
-    """The annotations; ids count on through all pictures."""
+    """Write the annotations; ids are consecutive over all pictures."""
     images: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     annotations: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     number = 0
@@ -131,7 +131,7 @@ def _file_text(task: str, images: list[dict[str, Any]], annotations: list[dict[s
 
 
 def _keypoints(one: Instance, order: Order) -> list[float]:
-    """[x, y, v, ...] as COCO has them."""
+    """Return [x, y, v, ...] in COCO's convention."""
     flat: list[float] = []
     for (x, y), visible, in_front in zip(one.keypoints.tolist(), one.visible, one.in_front, strict=True):
         if in_front and 0 <= x <= order.width and 0 <= y <= order.height:

@@ -1,9 +1,9 @@
 """DAVIS 2017: JPEGImages and Annotations/480p/SEQUENCE/00000 ..., ImageSets/2017.
 
-The pictures are cut into clips of `CLIP` frames, ten a second; the last is shorter, of two at least. An annotation
-holds the objects that the clip's first frame shows, 1 to n in order of their numbers in the world; one that comes
-into the picture later is background, as DAVIS has it. A world whose first frame shows no object at all is passed
-over. The folder is named 480p whatever the size, since that is where readers look.
+The pictures form clips of `CLIP` frames at ten frames per second; the last clip may be shorter, with at least two
+frames. Annotations show the objects of the clip's first frame, 1 to n in order of their numbers in the world. Objects
+that appear later are background, as in DAVIS. A world whose first frame shows no object is skipped. The folder is named
+480p for every size, because readers look there.
 """
 
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ TRIES = 20
 
 
 def palette() -> UInt8[np.ndarray, "256 3"]:
-    """The colours of DAVIS's annotations: VOC's for 0 to 21, but 191 where VOC has 192; then greys."""
+    """Return the colours of DAVIS's annotations: VOC's for 0 to 21, but 191 instead of 192; then greys."""
     colours = colour_map()
     colours[colours == 192] = 191
     colours[22:] = np.arange(22, 256)[:, None]
@@ -34,42 +34,42 @@ def palette() -> UInt8[np.ndarray, "256 3"]:
 
 
 def clips(count: int) -> list[int]:
-    """The lengths of the clips that `count` frames, two at least, make."""
+    """Return the lengths of the clips for `count` frames (at least two)."""
     full, rest = divmod(count, CLIP)
     lengths = [CLIP] * full + ([rest] if rest else [])
-    if rest == 1:  # a frame alone is no clip
+    if rest == 1:  # a clip has at least two frames
         lengths[-2:] = [CLIP - 1, 2]
     return lengths
 
 
 def clip_count(count: int) -> int:
-    """How many clips `count` frames make."""
+    """Return the number of clips for `count` frames."""
     return len(clips(count))
 
 
 def locate(count: int, index: int) -> tuple[int, int]:
-    """Which clip, and which frame of it, picture `index` of `count` is."""
+    """Return the clip, and the frame in it, of picture `index` of `count`."""
     starts = np.cumsum([0, *clips(count)])
     clip = int(np.searchsorted(starts, index, side="right")) - 1
     return clip, index - int(starts[clip])
 
 
-@lru_cache(maxsize=2)  # a process makes a clip's frames one after the other
+@lru_cache(maxsize=2)  # a process renders the frames of a clip in order
 def opening(order: Order, clip: int) -> tuple[World, tuple[int, ...]]:
-    """A clip's world, and the numbers of the objects that its first frame shows."""
+    """Return a clip's world and the numbers of the objects in its first frame."""
     lengths = clips(order.count)
     times = moments((lengths[clip] - 1) / FRAMES_PER_SECOND)
     for attempt in range(TRIES):
-        index = clip + attempt * len(lengths)  # no world serves two clips
+        index = clip + attempt * len(lengths)  # no world is used for two clips
         world = make_world(order.config, order.seed, index, times)
         shown = np.unique(render(world, world.camera(order.width, order.height)).instances)
         if shown.any():
             return world, tuple(int(number) for number in shown if number)
-    raise BadInput(f"--set: expected scenes with objects for the clips, got {TRIES} worlds without any in sight")
+    raise BadInput(f"--set: expected scenes with objects for the clips, found {TRIES} worlds without visible objects")
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """One frame and its annotation."""
+    """Write one frame and its annotation."""
     clip, t = locate(order.count, index)
     world, numbers = opening(order, clip)
     time = t / FRAMES_PER_SECOND
@@ -85,7 +85,7 @@ def make(order: Order, folder: Path, index: int) -> Made:
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
-    """The lists of sequences."""
+    """Write the lists of sequences."""
     spend(records)
     put_lists(folder / "ImageSets" / "2017", [_name(clip) for clip in range(clip_count(order.count))])
 

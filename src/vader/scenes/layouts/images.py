@@ -8,14 +8,14 @@ from vader.scenes.layouts.order import Layout, Made, Order, put, spend
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """One picture, world `index`'s."""
+    """Write one picture, of world `index`."""
     frame, name = order.frame(index), f"images/{index:06d}.jpg"
     put(folder / name, jpeg(frame.image))
     return Made(name, frame.camera)
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
-    """Nothing is common to plain pictures."""
+    """Do nothing: plain pictures have no common files."""
     spend(records)
 
 

@@ -1,6 +1,6 @@
-"""MATLAB's two kinds of files, as far as NYU needs them: 7.3 (HDF5) and 5.
+"""Write MATLAB files of versions 7.3 (HDF5) and 5, as far as NYU needs them.
 
-MATLAB counts axes from the other end: what is H x W x N there is an array (N, W, H) here, in both.
+MATLAB orders axes in reverse: an H x W x N array is (N, W, H) here, in both versions.
 """
 
 import io
@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-GZIP = 3  # MATLAB's own level
+GZIP = 3  # the level that MATLAB uses
 CLASS = {"u1": "uint8", "u2": "uint16", "f4": "single"}  # MATLAB's names of types
 
 
 class MatFile:
-    """A 7.3 file to fill: arrays a slice at a time, and cells of strings. Closes at the end of a `with` block."""
+    """A 7.3 file under construction: arrays slice by slice, and cells of strings. A `with` block closes it."""
 
     def __init__(self, path: Path) -> None:
         import h5py
 
         self._spill = Spill(path)
-        # The user block is MATLAB's; its readers expect the oldest kind of superblock behind it.
+        # MATLAB writes a user block; its readers expect the oldest superblock version after it.
         self._file = h5py.File(self._spill, "w", userblock_size=512, libver=("earliest", "v110"))
         self._h5py = h5py
         self._strings = 0
@@ -43,20 +43,20 @@ class MatFile:
             self._spill.check()
 
     def array(self, name: str, kind: str, shape: tuple[int, ...]) -> None:
-        """A new array, compressed slice by slice along the first axis."""
+        """Create an array, compressed slice by slice along the first axis."""
         made = self._file.create_dataset(
             name, shape, kind, chunks=(1, *shape[1:]), compression="gzip", compression_opts=GZIP
         )
         made.attrs["MATLAB_class"] = np.bytes_(CLASS[kind])
 
     def put(self, name: str, index: int, values: np.ndarray) -> None:
-        """Slice `index` of an array. Raises OSError when it cannot be written."""
+        """Write slice `index` of an array. Raises OSError if that fails."""
         self._file[name][index] = values
         self._file.flush()
         self._spill.check()
 
     def cell(self, name: str, texts: Sequence[str]) -> None:
-        """A column of strings: references to arrays of UTF-16 units."""
+        """Write a column of strings: references to arrays of UTF-16 units."""
         references = np.empty((1, len(texts)), self._h5py.ref_dtype)
         for i, text in enumerate(texts):
             letters = np.frombuffer(text.encode("utf-16-le"), np.uint16)[:, None]
@@ -69,7 +69,7 @@ class MatFile:
 
 
 def columns(values: Mapping[str, Sequence[float]]) -> bytes:
-    """A MATLAB 5 file of columns of doubles."""
+    """Encode a MATLAB 5 file of columns of doubles."""
     parts = [_header("MATLAB 5.0 MAT-file, Platform: GLNXA64, Created by: vader", 0x100)]
     for name, numbers in values.items():
         body = _element(6, struct.pack("<II", 6, 0))  # miUINT32: mxDOUBLE_CLASS, no flags
@@ -85,20 +85,20 @@ def _element(kind: int, data: bytes) -> bytes:
 
 
 def _header(text: str, version: int) -> bytes:
-    """The first 128 bytes of either kind. It holds no date, so that the same content has the same bytes."""
+    """Return the first 128 bytes of either version. They have no date, so the same content gives the same bytes."""
     return text.encode().ljust(116) + b"\0" * 8 + struct.pack("<H2s", version, b"IM")
 
 
 class Spill(io.RawIOBase):
-    """A file for HDF5 to write to. HDF5 is lost when a write fails in it; here the failure waits in `fault` until it
-    is asked for, and HDF5 goes on as if nothing had been."""
+    """A file for HDF5 to write to. A failed write would corrupt the state of HDF5, so the error is kept in `fault` and
+    raised by `check`, and HDF5 continues as after a successful write."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w+b", buffering=0)
         self.fault: OSError | None = None
 
     def check(self) -> None:
-        """Raise what went wrong."""
+        """Raise the stored error, if any."""
         if self.fault is not None:
             raise self.fault
 
@@ -106,7 +106,7 @@ class Spill(io.RawIOBase):
         view = memoryview(data).cast("B")
         done = 0
         try:
-            while self.fault is None and done < len(view):  # a nearly full disk takes a part
+            while self.fault is None and done < len(view):  # a nearly full disk accepts only part
                 done += self.file.write(view[done:])
         except OSError as error:
             self.fault = error

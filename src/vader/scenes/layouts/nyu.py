@@ -1,11 +1,11 @@
 """NYU Depth v2: nyu_depth_v2_labeled.mat, a MATLAB 7.3 file (HDF5), and splits.mat, a MATLAB 5 file.
 
-Worlds are rooms unless asked otherwise. MATLAB counts axes from the other end: its H x W x 3 x N is (N, 3, W, H) here.
-Written are images, depths, rawDepths, labels, instances, names, sceneTypes, scenes, rawRgbFilenames and
-rawDepthFilenames; not accelData (nothing was held in a hand) and namesToIds (a MATLAB object; names give the same).
+Worlds are rooms by default. MATLAB orders axes in reverse: its H x W x 3 x N is (N, 3, W, H) here. The file has images,
+depths, rawDepths, labels, instances, names, sceneTypes, scenes, rawRgbFilenames and rawDepthFilenames. It has no
+accelData (there is no hand-held device) and no namesToIds (a MATLAB object with the content of names).
 
-labels are 1 + our class, names[label - 1] its name; instances are 1, 2 ... within a picture, 0 for stuff. depths are
-the truth, metres, at most `FARTHEST`. rawDepths are what a sensor would have given: 0 within `FRAME` of the picture's
+labels are 1 + our class, and names[label - 1] is its name; instances are 1, 2 ... within a picture, 0 for stuff. depths
+are the exact values in metres, at most `FARTHEST`. rawDepths simulate a sensor: 0 within `FRAME` of the picture's
 shorter side from its edges, on surfaces seen at less than `GRAZING` degrees, at steps in depth, and beyond `FARTHEST`.
 
 Legend: H W pixels, N pictures.
@@ -26,7 +26,7 @@ from vader.scenes.layouts.voc import compact
 FARTHEST = 10.0
 FRAME = 0.02
 GRAZING = 10.0
-STEP = 0.05  # of the depth, from a pixel to its neighbour
+STEP = 0.05  # relative difference of depth between neighbouring pixels
 
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {  # type and the axes between N and W
     "images": ("u1", (3,)),
@@ -39,9 +39,9 @@ SPLITS = {"trainNdxs": False, "testNdxs": True}  # whether they are for validati
 
 
 def raw_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
-    """Depth with the holes that a sensor leaves, as 0."""
+    """Return the depth with a sensor's holes as 0."""
     height, width = frame.depth.shape
-    depth = np.minimum(frame.depth, 2 * FARTHEST)  # an infinite step is none
+    depth = np.minimum(frame.depth, 2 * FARTHEST)  # infinite differences would not be steps
     rays = frame.camera.pixels() - (width / 2, height / 2)
     rays = np.concatenate([rays / frame.camera.focal, np.ones((len(rays), 1))], 1).reshape(height, width, 3)
     cosine = -(frame.normals * rays).sum(2) / np.linalg.norm(rays, axis=2)
@@ -55,7 +55,7 @@ def raw_depth(frame: Frame) -> Float32[np.ndarray, "H W"]:
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """The record is one picture's part of each array, axes reversed as MATLAB stores them."""
+    """Return one picture's part of each array, with axes reversed as MATLAB stores them."""
     frame = order.frame(index)
     record = {
         "images": frame.image,
@@ -73,12 +73,12 @@ def _scene(order: Order, index: int) -> str:
 
 
 def _picture(scene: str) -> str:
-    """As rawRgbFilenames has it, where the real set's pictures came from; cameras.json knows the pictures by it."""
+    """Return a file name for rawRgbFilenames, which in NYU names the source; cameras.json uses the same name."""
     return f"{scene}/r.ppm"
 
 
 def collect(order: Order, folder: Path, records: Iterable[dict[str, np.ndarray]]) -> None:
-    """Both files; of the arrays one picture at a time is in memory."""
+    """Write both files; memory holds the arrays of one picture at a time."""
     with MatFile(folder / "nyu_depth_v2_labeled.mat") as file:
         for name, (kind, axes) in ARRAYS.items():
             file.array(name, kind, (order.count, *axes, order.width, order.height))

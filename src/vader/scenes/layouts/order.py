@@ -1,4 +1,4 @@
-"""What all layouts share: what is ordered, which pictures are for training, and how a file is put down."""
+"""Shared parts of the layouts: the settings of a data set, the choice of splits, and writing files."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Setting = Literal["mixed", "room", "landscape"]
 
 @dataclass(frozen=True)
 class Order:
-    """So many pictures of a size, in pixels, of the worlds that a config and a seed give."""
+    """A number of pictures, their size in pixels, and the config and seed of their worlds."""
 
     count: int
     width: int
@@ -24,12 +24,12 @@ class Order:
     config: SceneConfig
 
     def frame(self, index: int) -> Frame:
-        """Picture `index` of those that show one world each."""
+        """Render picture `index`, for layouts whose pictures show one world each."""
         return still(self.config, self.seed, self.width, self.height, index)
 
 
 class Made(NamedTuple):
-    """A picture that was made: its name in the data set, its camera, and what is to be collected."""
+    """A finished picture: its name in the data set, its camera, and its record for `collect`."""
 
     picture: str
     camera: Camera
@@ -38,41 +38,40 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How pictures are written as one data set.
+    """How a data set is written.
 
-    `make(order, folder, index)` renders picture `index` and writes what is its own; it may run in any process and
-    order. `collect(order, folder, records)` gets the makes' records, in order, and writes what is common to all;
-    it reads each record, and may write while the later ones are made. `names` are the data set's names of classes and
-    their numbers there.
+    `make(order, folder, index)` renders picture `index` and writes its own files; it may run in any process and order.
+    `collect(order, folder, records)` gets the records of `make` in order and writes the common files; it reads each
+    record, and may write while later pictures are rendered. `names` are the data set's class names with their ids.
     """
 
     make: Callable[[Order, Path, int], Made]
     collect: Callable[[Order, Path, Iterable[Any]], None]
     names: Mapping[str, int]
-    setting: Setting = "mixed"  # of the worlds, unless another is asked for
-    least: int = 1  # pictures
+    setting: Setting = "mixed"  # default setting of the worlds
+    least: int = 1  # minimum number of pictures
     needs: tuple[str, str] | None = None  # a library and the extra that installs it
-    parts: Callable[[int], int] = int  # count of pictures -> of what is split into train and val
+    parts: Callable[[int], int] = int  # number of pictures -> number of items split into train and val
 
 
 def is_val(index: int, count: int) -> bool:
-    """Whether one of `count` things is for validation: each fifth; of two to four the last; one alone is not."""
+    """Return whether an item is for validation: every fifth; of two to four the last; a single one is not."""
     return index % 5 == 4 or (1 < count < 5 and index == count - 1)
 
 
 def split_of(index: int, count: int) -> str:
-    """'train' or 'val'."""
+    """Return 'train' or 'val'."""
     return "val" if is_val(index, count) else "train"
 
 
 def put(path: Path, content: bytes | str) -> None:
-    """Write a file, and the folders above it."""
+    """Write a file and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def put_lists(folder: Path, names: list[str], trainval: bool = False) -> None:
-    """ImageSets: train.txt and val.txt, a name a line, in order; and both together in trainval.txt."""
+    """Write ImageSets: train.txt and val.txt with a name on each line, in order; trainval.txt with both."""
     for split in ("train", "val"):
         chosen = [name for i, name in enumerate(names) if split_of(i, len(names)) == split]
         put(folder / f"{split}.txt", "".join(f"{name}\n" for name in chosen))
@@ -81,6 +80,6 @@ def put_lists(folder: Path, names: list[str], trainval: bool = False) -> None:
 
 
 def spend(records: Iterable[Any]) -> None:
-    """Wait for all records where there is nothing in them."""
+    """Wait for all records, which are empty."""
     for _ in records:
         pass

@@ -1,6 +1,6 @@
-"""Masks -> outlines that give exactly the mask back.
+"""Convert masks to outlines that give exactly the same mask.
 
-Legend: H W pixels; h w those of a piece's box.
+Legend: H W pixels; h w those of the box of a piece.
 """
 
 import cv2
@@ -8,11 +8,11 @@ import numpy as np
 from jaxtyping import Bool
 
 Corner = tuple[int, int]  # (x, y)
-Loop = list[Corner]  # in turn; the first is not repeated
+Loop = list[Corner]  # in order; the first is not repeated at the end
 
 
 def pieces(mask: Bool[np.ndarray, "H W"]) -> list[tuple[Bool[np.ndarray, "h w"], Corner]]:
-    """The parts of a mask that hang together by the edges of pixels, each cut out, and where its corner lay."""
+    """Return the parts of a mask that are connected by edges of pixels, each cropped, with its corner's position."""
     count, labels, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     found = []
     for label in range(1, count):
@@ -22,28 +22,29 @@ def pieces(mask: Bool[np.ndarray, "H W"]) -> list[tuple[Bool[np.ndarray, "h w"],
 
 
 def polygons(mask: Bool[np.ndarray, "H W"]) -> list[Loop]:
-    """One outline a piece, along the edges of its pixels: corners are whole numbers from 0 to W and 0 to H.
+    """Return one outline for each piece along the edges of its pixels: corners are integers from 0 to W and 0 to H.
 
-    A hole is joined to the outline by a slit of no width, so that whoever fills the polygon by the even-odd or the
-    winding rule, COCO's tools among them, gets the very mask. (Through the pixels' centres, as OpenCV's contours run,
-    half a pixel would be lost all around: a fifth of an object ten pixels wide.)
+    A hole is joined to the outline by a slit of zero width, so filling the polygon by the even-odd or the winding rule,
+    as COCO's tools do, gives exactly the mask. (Outlines through pixel centres, as in OpenCV's contours, lose half a
+    pixel on each side: a fifth of an object ten pixels wide.)
     """
     return [[(x + left, y + top) for x, y in _joined(_loops(piece))] for piece, (left, top) in pieces(mask)]
 
 
 def traced(piece: Bool[np.ndarray, "h w"]) -> Loop:
-    """The outer outline of one piece through its outermost pixels' centres, holes filled; three corners at least.
+    """Return the outer outline of one piece through the centres of its border pixels, with holes filled and at least
+    three corners.
 
-    Corners are pixel indices, for those who count the outline as inside (Pillow's `ImageDraw.polygon`).
+    Corners are pixel indices, for tools that count the outline as inside (Pillow's `ImageDraw.polygon`).
     """
     (contour, *others), _ = cv2.findContours(piece.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    assert not others, "it is one piece"
+    assert not others, "expected one piece"
     corners = [(int(x), int(y)) for x, y in contour[:, 0]]
     return corners + corners[-1:] * (3 - len(corners))
 
 
 def _edges(piece: Bool[np.ndarray, "h w"]) -> dict[Corner, list[Corner]]:
-    """Where each edge between inside and outside starts -> its directions, such that inside is on the right hand."""
+    """Map the start of each edge between inside and outside to its directions, with the inside on the right."""
     padded = np.pad(piece, 1)
     inside = padded[1:-1, 1:-1]
     ahead: dict[Corner, list[Corner]] = {}
@@ -60,16 +61,16 @@ def _edges(piece: Bool[np.ndarray, "h w"]) -> dict[Corner, list[Corner]]:
 
 
 def _loops(piece: Bool[np.ndarray, "h w"]) -> list[Loop]:
-    """A piece's outlines along its pixels' edges, corners only: first the outer one, then the holes'."""
+    """Return a piece's outlines along its pixels' edges, corners only: first the outer one, then those of the holes."""
     ahead, loops = _edges(piece), []
     while ahead:
-        # The leftmost point: at the first turn it is on the outer outline, and never one where two pixels touch.
+        # Start at the leftmost point: in the first round it is on the outer outline, and pixels never touch there.
         start = here = min(ahead)
         way = ahead[here][0]
         loop: Loop = []
         while not loop or here != start:
             ways, before = ahead[here], way
-            # Where only corners touch, turn right and so stay with this pixel: the other's turn comes later.
+            # At touching corners turn right to stay with this pixel; the other pixel has its own outline.
             way = ways[0] if len(ways) == 1 else (-before[1], before[0])
             ways.remove(way)
             if not ways:
@@ -82,7 +83,7 @@ def _loops(piece: Bool[np.ndarray, "h w"]) -> list[Loop]:
 
 
 def _joined(loops: list[Loop]) -> Loop:
-    """One polygon of an outer outline and its holes', joined by slits from each hole to the nearest corner."""
+    """Join an outer outline and its holes to one polygon by slits from each hole to the nearest corner."""
     polygon, *holes = loops
     for hole in holes:
         x, y = hole[0]

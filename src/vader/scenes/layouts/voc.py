@@ -1,9 +1,9 @@
 """Pascal VOC 2012: VOCdevkit/VOC2012 with pictures, class and object masks, boxes and lists.
 
 Class 0 is background (all stuff and clutter), 1 to 8 are the kinds; objects are 1, 2 ... in a picture, in the order
-of the XML file. 255 is void: the `VOID` pixels on each side of a boundary between objects, or an object and the
-background, 4 px across in all (VOC's own is 5, centred on pixels; ours is centred on the edge between two). Boxes
-are VOC's: pixels counted from 1, both ends inside; of all of an object's visible pixels, those under void too.
+of the XML file. 255 is void: the `VOID` pixels on each side of a boundary between objects, or between an object and the
+background, 4 px in all (VOC's own is 5, centred on pixels; ours is centred on the edge between two). Boxes are VOC's:
+pixels counted from 1, both ends included; they contain all visible pixels of an object, also those under void.
 
 Legend: H W pixels.
 """
@@ -26,14 +26,14 @@ NAMES = {"background": 0} | {kind: i + 1 for i, kind in enumerate(KINDS)}
 
 
 def boundary(regions: Integer[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """The pixels that have one of another region within `width` pixels, counted along rows, columns or diagonals."""
+    """Return the pixels with another region within `width` pixels, counted along rows, columns or diagonals."""
     values = regions.astype(np.uint16)
     window = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
     return cv2.dilate(values, window) != cv2.erode(values, window)
 
 
 def compact(frame: Frame) -> tuple[UInt8[np.ndarray, "H W"], list[int]]:
-    """The map of instances with numbers 1, 2 ... without gaps, and the frame's numbers in that order."""
+    """Return the map of instances renumbered 1, 2 ... without gaps, and the frame's numbers in that order."""
     shown, places = np.unique(frame.instances, return_inverse=True)
     numbers = [int(number) for number in shown if number]
     assert len(numbers) < 255, "a palette has room for 254"
@@ -41,7 +41,7 @@ def compact(frame: Frame) -> tuple[UInt8[np.ndarray, "H W"], list[int]]:
 
 
 def make(order: Order, folder: Path, index: int) -> Made:
-    """The files of one picture."""
+    """Write the files of one picture."""
     frame = order.frame(index)
     objects, numbers = compact(frame)
     kinds = {one.number: one.kind for one in frame.objects}
@@ -59,7 +59,7 @@ def make(order: Order, folder: Path, index: int) -> Made:
 
 
 def collect(order: Order, folder: Path, records: Iterable[None]) -> None:
-    """The lists; the same pictures serve segmentation and detection."""
+    """Write the lists; segmentation and detection use the same pictures."""
     spend(records)
     for task in ("Segmentation", "Main"):
         lists = folder / "VOCdevkit" / "VOC2012" / "ImageSets" / task
