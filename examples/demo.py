@@ -27,7 +27,7 @@ from scene_pictures import groups
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
 from vader.models.network import NetworkConfig
 from vader.reports.provenance import describe
-from vader.reports.report import Report, Verdict, write
+from vader.reports.report import Claim, Report, write
 from vader.reports.tables import Cell, Column, Row, Table, to_markdown
 from vader.scenes.world import SceneConfig
 
@@ -176,7 +176,7 @@ def angles_of(scores: Scores, channels: dict[str, int], threshold: int) -> Table
     return Table(title=title, subject="encoder", columns=tuple(columns), rows=tuple(rows))
 
 
-def verdicts(scores: Scores) -> tuple[Verdict, ...]:
+def verdicts(scores: Scores) -> tuple[Claim, ...]:
     """Whether VADeR leads, in every seed."""
     told = []
     for key, column in COLUMNS.items():
@@ -186,7 +186,7 @@ def verdicts(scores: Scores) -> tuple[Verdict, ...]:
         for rival in rivals:
             theirs = [s[key] for s in scores[rival]]
             leads = [a > b if column.better == "higher" else a < b for a, b in zip(ours, theirs, strict=True)]
-            told.append(Verdict(
+            told.append(Claim(
                 statement=f"{column.name}: VADeR leads {rival}", holds=all(leads),
                 evidence=f"{sum(ours) / len(ours):.3f} against {sum(theirs) / len(theirs):.3f}; "
                 f"{sum(leads)} of {len(leads)} seeds",

@@ -18,7 +18,7 @@ from scene_exams import SMALL, Counts, make_sets, nothing, propagation, sit
 from vader.encoders import fresh_encoder, open_encoder
 from vader.models.network import NetworkConfig
 from vader.reports.provenance import describe
-from vader.reports.report import Report, Verdict, write
+from vader.reports.report import Claim, Report, write
 from vader.reports.tables import Cell, Row, Table, to_markdown
 from vader.scenes.world import SceneConfig
 
@@ -55,7 +55,7 @@ def table_of(found: Found) -> Table:
     )  # fmt: skip
 
 
-def verdicts(found: Found) -> tuple[Verdict, ...]:
+def verdicts(found: Found) -> tuple[Claim, ...]:
     """Whether the paper's order holds, in every seed."""
     told = []
     for key in SCORES:
@@ -63,7 +63,7 @@ def verdicts(found: Found) -> tuple[Verdict, ...]:
             ours, theirs = ([s[key] for s in found[name]] for name in (better, worse))
             leads = [a > b for a, b in zip(ours, theirs, strict=True)]
             told.append(
-                Verdict(
+                Claim(
                     statement=f"{COLUMNS[key].name}: {better} views lead {worse}",
                     holds=all(leads),
                     evidence=f"{sum(ours) / len(ours):.3f} against {sum(theirs) / len(theirs):.3f}; "

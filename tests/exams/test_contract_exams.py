@@ -6,7 +6,7 @@ the same seeds whatever --memory and --batch; predictions have the labels' sizes
 
 Scenes come as voc, cityscapes, nyu, davis and, for views of an image, images. No exam of frozen features reads the
 layout coco, which belongs to detection; folder, rgbd, camvid, ade20k, animals and posed are read by the same exams
-and are no layouts of `vader scenes`. Protocols are the named ones made small. All encoders sit an exam in one
+and are no layouts of `vader scenes`. Protocols are the named ones made small. All encoders are evaluated in one
 evaluation, and are then checked row by row. Charts and example pictures, nine tenths of the time, are left out:
 test_evaluate.py, test_evaluate_clips.py and test_evaluate_pairs.py have them.
 """
@@ -171,12 +171,12 @@ def sat(
 ) -> Sat:  # fmt: skip
     case = CASES[request.param]
     root, place, temporary = (scenes(case.layout) if case.layout else None, *map(tmp_path_factory.mktemp, ("r", "t")))
-    sit = partial(evaluate, specs, case.task, case.name + case.suffix, root, trials=TRIALS, seed=5, device="cpu",
+    run = partial(evaluate, specs, case.task, case.name + case.suffix, root, trials=TRIALS, seed=5, device="cpu",
                   pictures=False)  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(temporary))
-        done = sit(place / "a")
-        other = sit(place / "b", memory=1_000_000 if case.task == "neighbours" else 200_000, batch=3)
+        done = run(place / "a")
+        other = run(place / "b", memory=1_000_000 if case.task == "neighbours" else 200_000, batch=3)
     left, beside = ([path.name for path in folder.iterdir()] for folder in (temporary, place))
     return Sat(case, root, done, other, left, sorted(beside))
 

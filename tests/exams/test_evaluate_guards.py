@@ -17,7 +17,7 @@ from vader.encoders.store import Budget
 from vader.errors import BadInput
 from vader.exams.evaluate import Evaluation
 from vader.exams.evaluate import evaluate_encoders as evaluate
-from vader.exams.kinds import open_sets, sit
+from vader.exams.kinds import evaluate_one, open_sets
 from vader.exams.labelled.nearest import least_budget, tile
 from vader.exams.labelled.neighbours import build_memory
 from vader.exams.plan import Plan
@@ -73,7 +73,7 @@ def headline(done: Evaluation, row: int = 0) -> list[float]:
 def sat(encoder: DenseEncoder, exam: tuple[str, str], root: Path, limit: int = 10**9, batch: int = 16) -> Result:
     """One trial without a report."""
     protocol = find_protocol(*exam)
-    return sit(encoder, protocol, open_sets(protocol, root), Plan([0], Budget(limit), batch), lambda *_: None)
+    return evaluate_one(encoder, protocol, open_sets(protocol, root), Plan([0], Budget(limit), batch), lambda *_: None)
 
 
 # --- Features -----------------------------------------------------------------------------------------------------

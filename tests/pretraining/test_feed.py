@@ -99,3 +99,16 @@ def test_images_that_cannot_be_held_are_named_and_replaced(photos: Path, tmp_pat
     faults = Faults(total=13, max_share=0.5)
     refuse_unusable(feed(tmp_path, views={}).pairs, np.array([], dtype=np.int64), faults)
     assert [fault["name"] for fault in faults.as_json()] == ["05x.jpg"]
+
+
+def test_a_batch_knows_how_its_views_map_to_the_image(photos: Path) -> None:
+    """Cells of view 1 go through both matrices to the matched points of view 2, wherever images are held."""
+    for hold, finish in MODES:
+        for batch in batches(feed(photos, views={}, hold=hold, finish=finish), 2):
+            assert batch.matrices is not None
+            assert batch.matrices.shape == (4, 2, 3, 3)
+            for cells, points, (first, second) in zip(batch.cells, batch.points, batch.matrices, strict=True):
+                centres = torch.stack([cells % 8, cells // 8, torch.zeros_like(cells)], 1).double() * 4 + 2
+                centres[:, 2] = 1
+                moved = centres @ (torch.linalg.inv(second) @ first).T
+                torch.testing.assert_close((moved[:, :2] / moved[:, 2:]).float(), points, atol=1e-3, rtol=0)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from vader.errors import BadInput
 from vader.reports import draw
-from vader.reports.report import Figure, Group, Report, Verdict, from_json, read, to_html, to_json, write
+from vader.reports.report import Claim, Figure, Group, Report, from_json, read, to_html, to_json, write
 from vader.reports.tables import DASH, Cell, Column, Row, Table, to_markdown
 
 HOSTILE = "<script>alert('1')</script> \"><img src=x onerror=alert(1)> {{ 7 * 7 }} a|b &amp; *c* `d`"
@@ -49,9 +49,9 @@ def report() -> Report:
         title="A report",
         lead=("First.", "Second."),
         verdicts=(
-            Verdict(statement="yes", holds=True, evidence="1 > 0"),
-            Verdict(statement="no", holds=False),
-            Verdict(statement="perhaps", holds=None),
+            Claim(statement="yes", holds=True, evidence="1 > 0"),
+            Claim(statement="no", holds=False),
+            Claim(statement="perhaps", holds=None),
         ),
         tables=(table(),),
         groups=(Group(title="Pictures", figures=figures),),
@@ -216,7 +216,7 @@ def hostile_report() -> Report:
     return Report(
         title=HOSTILE,
         lead=(HOSTILE,),
-        verdicts=(Verdict(statement=HOSTILE, holds=True, evidence=HOSTILE),),
+        verdicts=(Claim(statement=HOSTILE, holds=True, evidence=HOSTILE),),
         tables=tables,
         groups=(Group(title=HOSTILE, note=HOSTILE, figures=(Figure(image=picture(), caption=HOSTILE, alt=HOSTILE),)),),
         facts={HOSTILE: {HOSTILE: [HOSTILE]}, "plain": HOSTILE},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vader.datasets.example import Example, LabelledSet
+from vader.datasets.example import Example, Instance, LabelledSet
 from vader.datasets.files import Pairs, find_root, read_lines
 from vader.errors import BadInput
 from vader.images.decode import decode
@@ -26,20 +26,18 @@ HOW = (
 )
 
 
-@dataclass(frozen=True)
-class Animal:
-    """An annotated animal: the index of its image, its class, its box (x, y, width, height) and its keypoints."""
+@dataclass(frozen=True, kw_only=True)
+class Animal(Instance):
+    """An annotated animal: an instance with keypoints, and the index of its image."""
 
     image: int
-    category: str
-    box: tuple[float, float, float, float]
     keypoints: Float[np.ndarray, "P 2"]
     visible: Bool[np.ndarray, "P"]
 
 
 @dataclass(frozen=True)
 class AnimalSet:
-    """A split: its images in the list's order, without pixel labels, and its animals in the file's order."""
+    """A split: its images in the list's order, with their animals as instances, and all animals in the file's order."""
 
     images: LabelledSet
     animals: tuple[Animal, ...]
@@ -55,8 +53,12 @@ def open_animal_keypoints(root: Path, split: str) -> AnimalSet:
     animals = _animals(_read(place / ANNOTATIONS), names, place / ANNOTATIONS)
     kinds = tuple(dict.fromkeys(one.category for one in animals))
     files = (chosen, place / ANNOTATIONS, *paths)
+    shown: list[list[Instance]] = [[] for _ in names]
+    for one in animals:
+        shown[one.image].append(one)
     images = LabelledSet(
-        "animals", place, split, kinds, names, lambda i: Example(names[i], decode(paths[i])), files,
+        "animals", place, split, kinds, names,
+        lambda i: Example(names[i], decode(paths[i]), instances=tuple(shown[i])), files,
         picture=lambda i: decode(paths[i]),
     )  # fmt: skip
     return AnimalSet(images, animals)
@@ -94,7 +96,10 @@ def _animal(one: dict[str, Any], numbers: dict[Any, int], kinds: dict[Any, tuple
     points = np.array(one["keypoints"], dtype=np.float64).reshape(count, 3)
     if not (np.isfinite(points).all() and width > 0 and height > 0):
         raise ValueError("a keypoint is not finite, or the box is empty")
-    return Animal(numbers[one["image_id"]], name, (x, y, width, height), points[:, :2], points[:, 2] == VISIBLE)
+    return Animal(
+        image=numbers[one["image_id"]], category=name, box=(x, y, width, height), keypoints=points[:, :2],
+        visible=points[:, 2] == VISIBLE,
+    )  # fmt: skip
 
 
 def _each(entries: list[Any], path: Path, read: Callable[[Any], Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """A labelled picture, and a labelled set that is read lazily.
 
-Legend: H W pixels of a picture, K classes.
+Axes: H W pixels of a picture, K classes, P keypoints of an object.
 """
 
 import hashlib
@@ -11,10 +11,26 @@ from pathlib import Path
 from typing import overload
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 VOID = 255  # the label of pixels that are not scored
 ENDS = 1 << 16  # bytes at each end of a file that a fingerprint reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """An annotated object: class, box (x, y, width, height), keypoints, which of them are visible, and mask.
+
+    Coordinates are (x, y) in pixels from the image's upper left edge, as in COCO. `crowd` marks a region of many
+    objects that are not annotated one by one.
+    """
+
+    category: str
+    box: tuple[float, float, float, float]
+    keypoints: Float[np.ndarray, "P 2"] | None = None
+    visible: Bool[np.ndarray, "P"] | None = None
+    mask: Bool[np.ndarray, "H W"] | None = None
+    crowd: bool = False
 
 
 @dataclass(frozen=True)
@@ -23,12 +39,14 @@ class Example:
 
     `name` is unique within its split and may contain '/'; it also names the prediction's file. `labels` are class ids
     0..K-1 or `VOID`. `depth` is in metres, 0 where it is unknown, nan where the file's number is not finite.
+    `instances` are annotated objects.
     """
 
     name: str
     image: UInt8[np.ndarray, "H W 3"]
     labels: Integer[np.ndarray, "H W"] | None = None
     depth: Float[np.ndarray, "H W"] | None = None
+    instances: tuple[Instance, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vader.encoders import DenseEncoder, open_encoders
 from vader.encoders.store import Budget, parse_memory
 from vader.errors import BadInput
 from vader.exams.files import folder_names, prediction_file, write_depth, write_labels, write_pictures
-from vader.exams.kinds import EXAMS, check_few, sit, try_out
+from vader.exams.kinds import EXAMS, check_few, evaluate_one, try_out
 from vader.exams.pages import make_report
 from vader.exams.plan import Keep, Material, Plan
 from vader.exams.protocols import constants, find_protocol
@@ -63,8 +63,8 @@ def evaluate_encoders(
     The folder gets report.json, .md and .html, predictions/ and pictures.npz. `encoders` are encoders or names for
     `open_encoder`; trial t has seed `seed` + t. Features stay within `memory` (bytes, or a size such as "2GB"; None:
     half of the free memory); the rest is stored in a file in `scratch`. Features of at most `batch` pictures come on
-    top. `pictures=False` leaves out charts and example pictures, which take most of the time of a small evaluation;
-    tables, numbers and predictions are the same. `say` receives progress lines. Only seeds, trials, encoders and data change a score.
+    top. `pictures=False` leaves out charts and example pictures; tables, numbers and predictions are the same. `say`
+    receives progress lines. Only seeds, trials, encoders and data change a score.
 
     Raises BadInput for unknown names, data that does not match its layout, features that are not finite and an `out`
     that is not empty. All are found before the first encoder is evaluated, except features that are not finite for
@@ -103,7 +103,7 @@ def evaluate_encoders(
 
         try_out(opened, chosen, material)
         results = exam.baselines(chosen, material, plan, keeper)
-        results += [sit(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
+        results += [evaluate_one(encoder, chosen, material, plan, keeper(encoder.name)) for encoder in opened]
         facts = _facts(results, chosen, material, seeds, budget, started)
         tables, groups = exam.pages(results, chosen, material, folder, folders, pictures)
         page = make_report(results, chosen, material, tables, groups, facts)

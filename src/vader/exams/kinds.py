@@ -12,7 +12,7 @@ from vader.datasets.opening import open_splits
 from vader.encoders import DenseEncoder, fit
 from vader.encoders.features import Overflow, extract, lost_in_half
 from vader.errors import BadInput
-from vader.exams.clips.evaluation import copied, open_clips, sit_clips
+from vader.exams.clips.evaluation import copied, evaluate_clips, open_clips
 from vader.exams.clips.pages import clip_pages
 from vader.exams.clips.protocols import ClipExam
 from vader.exams.labelled.clusters import ClustersProtocol
@@ -44,16 +44,16 @@ def no_rows(protocol: Any, material: Any, plan: Plan, keeper: Callable[[str], Ke
 class Exam:
     """A kind of exam.
 
-    `open(protocol, root)` reads lists but no pictures and raises BadInput for missing files. `sit` returns an encoder's
+    `open(protocol, root)` reads lists but no pictures and raises BadInput for missing files. `run` returns an encoder's
     result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders, pictures)` makes
-    further tables, and figures if `pictures`. `baselines(protocol, material, plan, keeper)` makes the rows without an encoder; `keeper(name)` returns
-    the `keep` of a row. `seeded` is False if nothing is random; then there is one trial, whatever number is requested.
-    `settled(protocol, material)` returns the reason if this holds only for some protocols and data. `needs_data` says
-    whether a root is required.
+    further tables, and figures if `pictures`. `baselines(protocol, material, plan, keeper)` makes the rows without an
+    encoder; `keeper(name)` returns the `keep` of a row. `seeded` is False if nothing is random; then there is one
+    trial, whatever number is requested. `settled(protocol, material)` returns the reason if this holds only for some
+    protocols and data. `needs_data` says whether a root is required.
     """
 
     open: Callable[[Any, Path], Any]
-    sit: Callable[..., Result]
+    run: Callable[..., Result]
     pages: Callable[..., tuple[list[Table], list[Group]]]
     baselines: Callable[..., list[Result]] = no_rows
     seeded: bool = True
@@ -77,8 +77,8 @@ def label_pages(
     return class_tables(results, sets), groups
 
 
-def _of_labels(sit: Callable[..., Result]) -> Exam:
-    return Exam(open_sets, sit, label_pages)
+def _of_labels(run: Callable[..., Result]) -> Exam:
+    return Exam(open_sets, run, label_pages)
 
 
 _MATCH = Exam(open_pairs, match_pairs, pair_pages, pair_baselines, seeded=False)
@@ -90,7 +90,7 @@ EXAMS: dict[type, Exam] = {
     BinnedDepth: _of_labels(binned_depth),
     NeighboursProtocol: Exam(open_sets, nearest_neighbours, label_pages, settled=settled),
     ClustersProtocol: _of_labels(clustered),
-    ClipExam: Exam(open_clips, sit_clips, clip_pages, copied, seeded=False),
+    ClipExam: Exam(open_clips, evaluate_clips, clip_pages, copied, seeded=False),
     WarpProtocol: _MATCH,
     KeypointsProtocol: _MATCH,
     PosedProtocol: _MATCH,
@@ -98,7 +98,7 @@ EXAMS: dict[type, Exam] = {
 }
 
 
-def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, keep: Keep) -> Result:
+def evaluate_one(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, keep: Keep) -> Result:
     """Evaluate one encoder; `keep` is called with the first trial's prediction of every scored picture.
 
     If the protocol stores features in float16, a few pictures first test that float16 does not harm them. If a later
@@ -107,7 +107,7 @@ def sit(encoder: DenseEncoder, protocol: Any, material: Material, plan: Plan, ke
     Raises BadInput for features that are not finite and for a train split without labelled pixels.
     """
     plan.seconds = {}
-    take = EXAMS[type(protocol)].sit
+    take = EXAMS[type(protocol)].run
     with plan.timed("fitting"):
         encoder = fit(encoder, material.pictures)
     if getattr(protocol, "features", "float32") != "float16":

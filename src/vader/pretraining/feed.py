@@ -37,7 +37,8 @@ REPLACEMENTS = 50  # how many images after an unreadable one are tried before gi
 @dataclass(frozen=True)
 class Batch:
     """Pairs of views: images in [0, 1] (B, 3, S, S), queries' cells (B, P), keys' points (B, P, 2) in pixels of
-    view 2, image numbers (B,), and (name, reason) of files that could not be read."""
+    view 2, image numbers (B,), (name, reason) of files that could not be read, and the views' matrices (B, 2, 3, 3)
+    from view pixels to image pixels (an elastic flow comes before them)."""
 
     first: Tensor
     second: Tensor
@@ -45,6 +46,7 @@ class Batch:
     points: Tensor
     images: Tensor
     faults: list[tuple[str, str]] = field(default_factory=list)
+    matrices: Tensor | None = None
 
 
 def shortest_side(config: ViewConfig) -> int:
@@ -113,13 +115,14 @@ class Pairs(Dataset):
         rng = generator(config.seed, epoch, index, 2)
         cells, points = choose_matches(pair, config.views, config.stride, config.points, rng)
         sample = {"cells": cells, "points": points.astype(np.float32), "image": index, "faults": faults}
+        sample["matrices"] = np.stack([view.matrix for view in pair.views])
         return sample | self._pixels(image, index, pair)
 
     def _pixels(self, image: np.ndarray, index: int, pair: Pair) -> dict[str, Any]:
         config = self.config
         colours = np.stack([view.colour.pack() for view in pair.views])
         if config.hold == "device":
-            return {"matrices": np.stack([view.matrix for view in pair.views]), "colours": colours}
+            return {"colours": colours}
         views = [render(image, view, config.views.size) for view in pair.views]
         if config.finish == "device":
             return {"views": np.stack(views), "colours": colours}
@@ -219,7 +222,7 @@ class Feed:
         if colours is not None:
             halves = [paint_batch(half, colours[:, k]) for k, half in enumerate(halves)]
         first, second = (half.contiguous(memory_format=torch.channels_last) for half in halves)
-        return Batch(first, second, to["cells"], to["points"], to["image"], joined["faults"])
+        return Batch(first, second, to["cells"], to["points"], to["image"], joined["faults"], to["matrices"])
 
     def _put_on_device(self) -> None:
         """One canvas for all images, each continued by its edge: a batch is then one gather and one grid_sample."""

@@ -57,7 +57,7 @@ class Group(Part):
     width: int = Field(default=260, ge=40)
 
 
-class Verdict(Part):
+class Claim(Part):
     """A statement, whether it holds (None: not tested), and the numbers that show it."""
 
     statement: str
@@ -70,7 +70,7 @@ class Report(Part):
 
     title: str
     lead: tuple[str, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: tuple[Claim, ...] = ()
     tables: tuple[Table, ...] = ()
     groups: tuple[Group, ...] = ()
     facts: dict[str, JsonValue] = Field(default_factory=dict)

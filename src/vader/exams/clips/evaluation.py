@@ -144,7 +144,7 @@ def open_clips(protocol: ClipExam, root: Path) -> Clips:
 # --- Ways through a clip ------------------------------------------------------------------------------------------
 
 
-def sit_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Plan, keep: Keep) -> ClipResult:
+def evaluate_clips(encoder: DenseEncoder, protocol: ClipExam, clips: Clips, plan: Plan, keep: Keep) -> ClipResult:
     """Propagate masks through all clips with the encoder and score them.
 
     Raises BadInput for invalid frames or masks and for features that are not finite.

@@ -106,7 +106,7 @@ def encoded(
     encoder: DenseEncoder, examples: Sequence, protocol: Any, plan: Plan, split: str
 ) -> Iterator[tuple[Example, torch.Tensor]]:
     progress = Progress(f"{encoder.name}, {split}: ", len(examples), plan.say)
-    # `kinds.sit` has set the type of the features in the protocol, once for each encoder.
+    # `kinds.evaluate_one` has set the type of the features in the protocol, once for each encoder.
     return encode(encoder, examples, batch=plan.batch, dtype=getattr(torch, protocol.features), progress=progress)
 
 
