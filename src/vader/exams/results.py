@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Int64
 
+from vader.reports.metrics import class_iou
 from vader.reports.tables import Cell, Column, Row, Table
 
 DRAWS = 1000
@@ -58,13 +59,11 @@ class Result:
 def mean_iou(counts: np.ndarray, scored: Sequence[int] = ()) -> np.ndarray:
     """Compute from (..., 3, K) hits, truths and predictions the (...) mean IoU over the classes of `scored` (none: all)
     that occur in truth or prediction; nan if none does."""
-    hits, truths, called = (counts[..., i, :].astype(np.float64) for i in range(3))
-    union = truths + called - hits
+    each = class_iou(*(counts[..., i, :] for i in range(3)))
     if len(scored):
-        hits, union = hits[..., list(scored)], union[..., list(scored)]
-    each = np.divide(hits, union, out=np.zeros_like(hits), where=union > 0)
-    occurring = (union > 0).sum(-1)
-    return np.divide(each.sum(-1), occurring, out=np.full(occurring.shape, np.nan), where=occurring > 0)
+        each = each[..., list(scored)]
+    occurring = (~np.isnan(each)).sum(-1)
+    return np.divide(np.nan_to_num(each).sum(-1), occurring, out=np.full(occurring.shape, np.nan), where=occurring > 0)
 
 
 def resampled(pictures: np.ndarray, scored: Sequence[int] = (), seed: int = 0) -> Float[np.ndarray, "R"]:

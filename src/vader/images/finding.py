@@ -55,8 +55,7 @@ def find(
     for start in range(0, len(points), CHUNK):
         some = torch.tensor(points[start : start + CHUNK], dtype=torch.float32)
         queries = F.normalize(read_at(first[None], some[None], stride)[0], dim=1)  # (n, D)
-        similar = queries @ keys  # (n, vu)
-        best = similar.argmax(1)
+        similar, best = nearest_cells(queries, second)
         returned = (keys[:, best].T @ back).argmax(1).numpy()
         similar, at = similar.reshape(-1, v, u), centres[best.numpy()]
         parts.append(
@@ -72,6 +71,14 @@ def find(
         none = np.zeros((0, 2))
         return Found(np.zeros(0, np.int64), none, none, none, np.zeros(0, bool))
     return Found(*(np.concatenate(some) for some in zip(*parts, strict=True)))
+
+
+def nearest_cells(
+    queries: Float[Tensor, "n D"], second_map: Float[Tensor, "D v u"]
+) -> tuple[Float[Tensor, "n _"], Int64[Tensor, "n"]]:
+    """Compute the similarities of queries to all cells of a map, and the most similar cell of each (row-major)."""
+    similar = queries @ second_map.flatten(1)
+    return similar, similar.argmax(1)
 
 
 def cells_at(points: Float[np.ndarray, "N 2"], h: int, w: int, stride: int) -> Int64[np.ndarray, "N"]:

@@ -18,6 +18,7 @@ from vader.encoders.dense import DenseEncoder
 from vader.encoders.features import map_of
 from vader.errors import BadInput
 from vader.images.colour import paint
+from vader.images.finding import nearest_cells
 from vader.images.geometry import cell_centres, read_at, read_cells
 from vader.images.pictures import Picture, read_some
 from vader.images.sources import ImageList
@@ -104,7 +105,7 @@ def show_matches(
             first, second = (_fine(map_of(encoder, view), encoder.stride, view.shape[:2]) for view in views)
             queries = read_cells(first[None], torch.from_numpy(cells)[None])[0]
             centres = cell_centres(second.shape[1], second.shape[2], STRIDE)
-            found = centres[(queries @ second.flatten(1)).argmax(1).numpy()]
+            found = centres[nearest_cells(queries, second)[1].numpy()]
             good = np.linalg.norm(found - points, axis=1) <= STRIDE
             pairs.append((views[0], views[1], centres[cells], found, good))
             hits.append(good.mean())

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vader.images.colour import paint
+from vader.images.finding import nearest_cells
 from vader.images.geometry import cell_centres, read_cells
 from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
 
@@ -82,7 +83,7 @@ def match_errors(first: Tensor, second: Tensor, exam: MatchExam) -> Float[Tensor
     errors = []
     for a, b, cells, points in zip(first, second, exam.cells, exam.points, strict=True):
         queries = read_cells(a[None], cells[None])[0]  # (N, D)
-        best = (queries @ b.flatten(1)).argmax(1)  # (N,)
+        _, best = nearest_cells(queries, b)  # (N,)
         errors.append((centres[best] - points).norm(dim=1))
     return torch.stack(errors)
 

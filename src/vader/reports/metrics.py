@@ -47,11 +47,17 @@ def miou(confusion: Int64[np.ndarray, "K K"], present_only: bool = True) -> tupl
     A class that is neither in the truth nor predicted has nan; the mean leaves it out, or counts it as 0 with
     `present_only=False`. The mean over no classes is nan.
     """
-    hits = np.diag(confusion).astype(np.float64)
-    union = confusion.sum(0) + confusion.sum(1) - hits
-    each = np.divide(hits, union, out=np.full(len(hits), np.nan), where=union > 0)
-    counted = each[union > 0] if present_only else np.nan_to_num(each)
-    return (float(counted.mean()) if union.any() else float("nan")), each
+    each = class_iou(np.diag(confusion), confusion.sum(1), confusion.sum(0))
+    occurs = ~np.isnan(each)
+    counted = each[occurs] if present_only else np.nan_to_num(each)
+    return (float(counted.mean()) if occurs.any() else float("nan")), each
+
+
+def class_iou(hits: np.ndarray, truths: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Compute each class's intersection over union from counts of pixels; nan where neither truth nor prediction is."""
+    hits, truths, predicted = (counts.astype(np.float64) for counts in (hits, truths, predicted))
+    union = truths + predicted - hits
+    return np.divide(hits, union, out=np.full(hits.shape, np.nan), where=union > 0)
 
 
 def hungarian_miou(

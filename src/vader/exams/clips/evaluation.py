@@ -29,7 +29,7 @@ from vader.exams.plan import Keep, Plan
 from vader.exams.results import Measure, Result
 from vader.inference.propagation import Propagator
 from vader.inference.propagation.clip import see
-from vader.reports.metrics import VOID, confusion, pixel_accuracy
+from vader.reports.metrics import VOID, class_iou, confusion, pixel_accuracy
 from vader.runtime.progress import Progress
 
 FITTED = 64  # frames that a PCA or a mean is fitted on, evenly spaced over all clips: about 65,000 cells
@@ -244,10 +244,8 @@ def _by_classes(masks: Callable[[Clip], Found], clips: Clips) -> tuple[dict[Meas
             each.append(confusion(called, clips.filed(truth), K + 1))
     counts = np.stack([count_hits(one)[:, :K] for one in each])  # (B, 3, K)
     total = np.sum(each, axis=0)
-    hits, truths, said = counts.sum(0).astype(np.float64)
-    union = truths + said - hits
-    classes = np.divide(hits, union, out=np.full(K, np.nan), where=union > 0)
-    if not truths.any():
+    classes = class_iou(*counts.sum(0))
+    if not counts[:, 1].any():
         raise BadInput(f"{clips.name}: expected labelled pixels after the first frame, found only void")
     values = {MIOU: [float(np.nanmean(classes))], ACCURACY: [pixel_accuracy(total)]}
     return values, {"pictures": counts[None], "classes": classes[None], "confusion": total[:K, :K]}

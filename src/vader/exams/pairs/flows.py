@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from vader.errors import BadInput
-from vader.images.finding import Refine, parabola
+from vader.images.finding import Refine, nearest_cells, parabola
 from vader.images.geometry import cell_centres, read_cells
 from vader.reports.metrics import pck
 
@@ -70,8 +70,7 @@ def match_scores(
     cells, wanted = cells[chosen], wanted[chosen]
     rows = read_cells(first_map[None], torch.from_numpy(cells)[None])[0]  # (N, D)
     _, h, w = second_map.shape
-    similar = rows.float() @ second_map.flatten(1).float()  # (N, hw)
-    best = similar.argmax(1)
+    similar, best = nearest_cells(rows.float(), second_map.float())  # (N, hw)
     centres = cell_centres(h, w, stride)
     found = centres[best.numpy()]
     if refine == "parabola":
