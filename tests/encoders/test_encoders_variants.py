@@ -53,7 +53,7 @@ def picture(*shape: int) -> Tensor:
         ("resnet10t", 320, 0),
         ("regnetx_002", 320, 0),  # strided 1x1 shortcuts
         ("test_convnext", 320, 3),  # 2x2 kernels, centred as far as whole cells go: (1 + 2 + 4 - 1) / 2
-        ("vgg11_bn", 192, 3),  # max pools
+        pytest.param("vgg11_bn", 192, 3, marks=pytest.mark.whole),  # max pools
         # "same" padding: one cell to the right at each transition. Its receptive field is 500 px wide.
         ("tf_mobilenetv3_small_minimal_100", 640, 7),
     ],

@@ -91,6 +91,10 @@ CASES = {
 }  # fmt: skip
 
 
+# Variants of another case, which the core has.
+ALIKE = ("linear on cityscapes", "few labels on voc", "hummingbird on cityscapes", "few depths on nyu")
+
+
 @dataclass(frozen=True)
 class Sat:
     """Two evaluations of one case: `other` with another --memory and --batch."""
@@ -160,7 +164,10 @@ def another(small: None, scenes: Callable[[str], Path], tmp_path_factory: pytest
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each class has the cases of its task."""
     if "sat" in metafunc.fixturenames:
-        chosen = [name for name, case in CASES.items() if case.task in metafunc.cls.tasks]
+        chosen = [
+            pytest.param(name, marks=pytest.mark.whole) if name in ALIKE else name
+            for name, case in CASES.items() if case.task in metafunc.cls.tasks
+        ]  # fmt: skip
         metafunc.parametrize("sat", chosen, indirect=True, scope="class")
 
 

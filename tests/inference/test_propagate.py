@@ -137,6 +137,7 @@ def test_white_is_the_object_of_a_mask_that_is_black_and_white(clip: Path, first
 # --- Runs that stop -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_a_killed_run_goes_on_and_ends_the_same(clip: Path, first: Path, tmp_path: Path) -> None:
     model, out = "random:test_resnet@hypercolumn:16", tmp_path / "killed"
     process = subprocess.Popen(

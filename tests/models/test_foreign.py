@@ -108,6 +108,7 @@ def test_official_moco(version: int, zipped: bool, tmp_path: Path) -> None:
     assert_same_features(network, lambda images: torchvision_levels(source, images))
 
 
+@pytest.mark.whole
 def test_official_moco_resnet50(tmp_path: Path) -> None:
     source = lived_in(torchvision.models.resnet50())
     torch.save(moco(2, source), tmp_path / "moco.pth.tar")

@@ -34,6 +34,7 @@ def limited(code: str, place: Path, limit: int) -> subprocess.CompletedProcess[s
     )  # fmt: skip
 
 
+@pytest.mark.whole
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     code = """
         import torch
