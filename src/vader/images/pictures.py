@@ -58,6 +58,12 @@ def read_picture(path: Path, size: int | None) -> Picture:
     return _for_eyes(decode(path), size, path.name)
 
 
+def read_listed(images: ImageList, index: int, size: int | None) -> Picture:
+    """Read image `index` of a list, sized as `read_picture` does. Raises UnreadableImage."""
+    pixels = decode(images.read(index), name=str(images.path(index)))
+    return _for_eyes(pixels, size, images.names[index], index)
+
+
 def read_some(images: ImageList, count: int, size: int | None) -> list[Picture]:
     """Read up to `count` readable images, evenly from the list, as `read_picture` does."""
     return list(Some(images, count, size))
@@ -79,9 +85,7 @@ class Some(Sequence[Picture]):
         return len(self.places)
 
     def __getitem__(self, number: Any) -> Any:
-        index = self.places[number]
-        name = self.images.names[index]
-        return _for_eyes(decode(self.images.read(index), name=str(self.images.path(index))), self.size, name, index)
+        return read_listed(self.images, self.places[number], self.size)
 
 
 class Pixels(Sequence[np.ndarray]):

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vader.errors import BadInput, UnreadableImage
 from vader.images.geometry import cell_centres, read_at
-from vader.images.pictures import read_picture
+from vader.images.pictures import read_listed
 from vader.images.sources import ImageList
 from vader.inference.retrieval import faiss_index as search
 from vader.inference.retrieval.measuring import QUERIES, between_cells, measure
@@ -175,7 +175,7 @@ def _one(
     """Return an image's row, vectors and cells."""
     name, dim = images.names[number], int(model.identity["dim"])
     try:
-        picture = read_picture(images.path(number), config.size)
+        picture = read_listed(images, number, config.size)
     except UnreadableImage as error:
         return Row(name, skipped=str(error)), np.zeros((0, dim), np.float16), np.zeros(0, np.int32)
     found = model.map_of(picture.pixels)

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vader.errors import BadInput, UnreadableImage
-from vader.images.pictures import Picture, read_picture
+from vader.images.pictures import Picture, read_listed
 from vader.images.sources import ImageList
 from vader.inference.retrieval import faiss_index as search
 from vader.inference.retrieval.models import Model, find_spec, open_model, same_model
@@ -102,7 +102,7 @@ class Index:
         """Read an image as it was indexed. Raises BadInput if it is missing or its size has changed."""
         row, path = self.rows[i], self.images.path(i)
         try:
-            picture = read_picture(path, self.manifest["settings"]["size"])
+            picture = read_listed(self.images, i, self.manifest["settings"]["size"])
         except UnreadableImage as error:
             raise BadInput(f"{error}; put the image back, or index again") from None
         if picture.original != row.file:
