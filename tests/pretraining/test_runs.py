@@ -217,7 +217,7 @@ def test_an_interrupt_while_the_speed_is_measured_advises_nothing_of_the_trial(c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
         thread.start()
-        with pytest.raises(KeyboardInterrupt, match="the run itself has not begun") as caught:
+        with pytest.raises(KeyboardInterrupt, match="the run itself has not started") as caught:
             steps_in(small(crops, tmp_path / "run"), 1.0, silent)
     thread.join()
     assert "--resume" not in str(caught.value)
