@@ -263,7 +263,7 @@ def test_minutes_hold_the_steps_and_their_exams(
         ({"steps": 0}, "steps"),
         ({"queue": 0}, "queue"),
         ({"size": 33}, "views.size"),
-        ({"set": ["views.scale=[0.5, 0.2]"]}, "scale: expected 0 < low <= high <= 1, got 0.5 and 0.2"),
+        ({"set": ["views.scale=[0.5, 0.2]"]}, "scale: expected 0 < low <= high <= 1, found 0.5 and 0.2"),
         ({"set": ["views.scale=[0.5, 1.5]"]}, "views: scale"),
         ({"set": ["views.scale=[0.0, 0.5]"]}, "views: scale"),
         ({"set": ["views.ratio=[0.0, 1.0]"]}, "views: ratio: expected 0 < low"),
