@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(clip: Path, first: Path, tmp_pat
     assert 3 <= len(list(out.glob("masks/*.png"))) < T
     assert (out / "begun.json").exists()
     assert not (out / "propagate.json").exists()
-    with pytest.raises(BadInput, match="holds masks of another settings"):
+    with pytest.raises(BadInput, match="masks of another settings"):
         propagate(model, clip, first, out, size=64)
     told: list[str] = []
     done = propagate(model, clip, first, out, size=H, say=told.append)
