@@ -272,7 +272,7 @@ def test_weights_of_a_table_go_to_the_network_that_lacks_them(tmp_path: Path) ->
 
 @pytest.mark.parametrize("spec", ["sift", "random:test_resnet@last", "random:test_resnet@dilated", "random:test_vit"])
 def test_pictures_below_32_px_are_refused(spec: str) -> None:
-    with pytest.raises(BadInput, match="at least 32 px on each side, got 31x40"):
+    with pytest.raises(BadInput, match="at least 32 px on each side, found 31x40"):
         open_encoder(spec).features(torch.rand(1, 3, 31, 40))
 
 
