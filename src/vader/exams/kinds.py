@@ -46,10 +46,10 @@ class Exam:
 
     `open(protocol, root)` reads lists but no pictures and raises BadInput for missing files. `sit` returns an encoder's
     result and calls `keep` with predictions. `pages(results, protocol, material, folder, folders, pictures)` makes
-    further tables, and figures if `pictures`. `baselines(protocol, material, plan, keeper)` makes the rows without an encoder; `keeper(name)` returns
-    the `keep` of a row. `seeded` is False if nothing is random; then there is one trial, whatever number is requested.
-    `settled(protocol, material)` returns the reason if this holds only for some protocols and data. `needs_data` says
-    whether a root is required.
+    further tables, and figures if `pictures`. `baselines(protocol, material, plan, keeper)` makes the rows without an
+    encoder; `keeper(name)` returns the `keep` of a row. `seeded` is False if nothing is random; then there is one
+    trial, whatever number is requested. `settled(protocol, material)` returns the reason if this holds only for some
+    protocols and data. `needs_data` says whether a root is required.
     """
 
     open: Callable[[Any, Path], Any]
@@ -69,7 +69,7 @@ def open_sets(protocol: Any, root: Path) -> Sets:
 def label_pages(
     results: Sequence[Result], protocol: Any, sets: Sets, folder: Path, folders: dict[str, str], pictures: bool = True
 ) -> tuple[list[Table], list[Group]]:
-    """Classes, and the best and worst pictures."""
+    """Make the tables and charts of classes, and show the best and worst pictures."""
     if not pictures:
         return class_tables(results, sets), []
     groups = [*class_charts(results, sets, folder)]
