@@ -146,7 +146,7 @@ def all_broken(place: Path) -> Path:
     [
         (no_images, "expected images (.jpg"),
         (missing, "does not exist"),
-        (too_small, "expected at least 32 px a side, got 40x31"),
+        (too_small, "expected at least 32 px a side, found 40x31"),
         (all_broken, "could be used"),
     ],
 )
