@@ -30,7 +30,7 @@ class Embedded:
         return f"maps of {self.images - len(self.skipped)} images{left_out}{new}"
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return {**asdict(self), "folder": str(self.folder), "out": str(self.folder)}
 
 
@@ -156,5 +156,5 @@ class Page:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return {"out": str(self.page)} | {k: v for k, v in asdict(self).items() if k != "page"}
