@@ -169,7 +169,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             for number in numbers:
                 if number // self.count != epoch:
                     epoch = number // self.count
-                    # The last two entries keep these numbers apart from those of the views (`views.generator`).
+                    # The last entry keeps these numbers apart from those of the views (`views.generator`).
                     order = np.random.default_rng((self.seed, epoch, 0, 3, 1)).permutation(self.count)
                 items.append((epoch, int(order[number % self.count])))
             yield items

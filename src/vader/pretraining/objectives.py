@@ -126,13 +126,13 @@ class MoCo(VADeR):
     paper_start = None
 
     def read_queries(self, output: Float[Tensor, "B D"], batch: Batch) -> Float[Tensor, "B 1 D"]:
-        """The image's embedding."""
+        """Return the embedding of each image as one point."""
         return output.unsqueeze(1)
 
     def read_keys(
         self, output: Float[Tensor, "b D"], points: Float[Tensor, "b P 2"], config: PretrainConfig
     ) -> Float[Tensor, "b 1 D"]:
-        """The image's embedding."""
+        """Return the embedding of each image as one point."""
         return output.unsqueeze(1)
 
     def keys_per_image(self, enqueue: str | int, points: int) -> int:

@@ -16,7 +16,7 @@ RecipeName = Literal["quick", "default", "paper"]
 
 
 def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """Every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
+    """Use every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
     queue 65,536, momentum 0.999, SGD at 3e-7 / 3e-3, 6M steps at a constant rate.
 
     With objective 'moco' every constant of MoCo v2 (`main_moco.py`): temperature 0.2, no factor, one rate of 0.015 per
@@ -31,7 +31,7 @@ def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
 
 
 def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """ResNet-50 at 224 px on one GPU, from scratch or from `init`: the paper's loss, a schedule that ends.
+    """Use ResNet-50 at 224 px on one GPU, from scratch or from `init`: the paper's loss, and a schedule that ends.
 
     Cost: 100 epochs, at least 20,000 steps of 128 pairs.
     """
@@ -46,7 +46,7 @@ def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConf
 
 
 def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """A small network at 96 px that learns within minutes on two CPU cores: ResNet-10-t unless `network` differs.
+    """Use a small network at 96 px that learns in minutes on two CPU cores: ResNet-10-t unless `network` differs.
 
     Differences from the paper: 128 matched pixels per image, of which 4 are enqueued; and an image's other keys beyond
     one cell are negatives. Images of a small set are soon easy to distinguish, and then no other negative requires the
