@@ -1,10 +1,11 @@
-"""How long do J and F of one object in one frame take, against their plain definition?
+"""Measure the time of J and F of one object in one frame, compared with their plain definition.
 
     OMP_NUM_THREADS=1 python bench/davis.py [--data ../shared/data/DAVIS --repeats 5]
 
-Consecutive masks of real clips (480 x 854), each scored against the next; made-up ones of the same size if there are
-no clips. The plain way: logical operations on whole masks, boundaries by shifted copies, and dilation by
-scikit-image's disk, once as it is and once by OpenCV, as fast as whole masks can be dilated. Numbers must be equal.
+The masks are those of consecutive frames of real clips (480 x 854), each scored against the next; without clips,
+synthetic masks of the same size. The plain way: logical operations on whole masks, boundaries by shifted copies, and
+dilation by scikit-image's disk, once with scikit-image and once with OpenCV, the fastest dilation of whole masks. All
+numbers must be equal.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""How many pairs of views a second does one core make from JPEG files of about 500 x 375?
+"""Measure how many pairs of views per second one core makes from JPEG files of about 500 x 375.
 
-Against the peers' pipeline: Pillow's decoder, then torchvision's MoCo v2 transforms twice. Two contests: everything on
-the CPU (uint8 views with colours changed, plus the matched points that the peers do not make), and only decoding and
-cropping left to the CPU (colours are the GPU's).
+The comparison is the peers' pipeline: Pillow's decoder, then torchvision's MoCo v2 transforms twice. There are two
+tests: everything on the CPU (uint8 views with changed colours, plus the matched points that the peers do not make),
+and only decoding and cropping on the CPU (the GPU changes colours).
 
     python bench/input.py [--images FOLDER --count 64 --repeats 7 --json FILE]
     python bench/input.py --device cuda --workers 16 --batch 128    # also what the GPU and worker processes do
 
-With --device also: how long a device takes to finish a batch of which workers made the views, the views without their
-colours, or nothing but the choice of crops and colours. With --workers also: how many pairs a second a feed with so
-many worker processes brings to the device.
+With --device it also measures the time of a device to finish a batch for which workers made the views, the views
+without colours, or only the choice of crops and colours. With --workers it also measures the pairs per second that a
+feed with that number of worker processes delivers to the device.
 
-Without --images it writes JPEGs of photographs that ship with scikit-image and scikit-learn, resized to 500 x 375.
+Without --images it writes JPEGs of photographs from scikit-image and scikit-learn, resized to 500 x 375.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""How fast is the loss, and how much memory does it take above its inputs?
+"""Measure the time of the loss, and its memory beyond its inputs.
 
-Forward and backward at 4,096 queries x 65,536 keys x 128: ours, the naive way (one matrix of logits), and
-`F.cross_entropy` on concatenated logits. Peak memory is of a fresh process for each contestant, as the operating system
-counts it (CPU), or as torch does (CUDA).
+It runs forward and backward at 4,096 queries x 65,536 keys x 128 for three versions: ours, the naive way (one matrix
+of logits), and `F.cross_entropy` on concatenated logits. Peak memory is that of a new process for each version, from
+the operating system (CPU) or torch (CUDA).
 
     python bench/loss.py [--queries 4096 --keys 65536 --dim 128 --repeats 5 --device cpu --json FILE]
 """

@@ -1,8 +1,8 @@
-"""What the numbers of `gpu.py` were measured on: device, versions, commit, cores.
+"""Describe the machine on which `gpu.py` measures: device, versions, commit, cores.
 
     python bench/machine.py --json FILE
 
-It imports torch and nothing of the package, so that it can also tell which of the package's needs are missing (null).
+It imports torch but not the package, so that it can also report missing dependencies (null).
 """
 
 import argparse

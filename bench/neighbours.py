@@ -1,11 +1,10 @@
-"""Nearest neighbours: the label transfer against gathering keys per image, and the exact search against its products.
+"""Measure nearest neighbours: label transfer compared with gathering keys per image, and exact search.
 
-Transfer, given the neighbours of a picture's patches: ours weighs the similarities that the search already has and sums
-the labels; the other way gathers the neighbours' keys and labels, (N, K, C) and (N, K, L), from a memory in float32 and
-compares again. Search:
-ours in chunks within a budget, against the bare products of the same chunks (no search can be faster that computes
-them), and against all products at once with one topk. Memory is the most that torch's CPU allocator has in use at once
-beside keys, labels and queries.
+Transfer starts from the neighbours of an image's patches. Ours weights the similarities from the search and sums the
+labels. The other way gathers the neighbours' keys and labels, (N, K, C) and (N, K, L), from a memory in float32 and
+computes the similarities again. Our search works in chunks within a memory budget. It is compared with the matrix
+products of the same chunks alone (a lower limit of its time), and with all products at once and one topk. Memory is
+the peak in torch's CPU allocator beyond keys, labels and queries.
 """
 
 import argparse

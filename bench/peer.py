@@ -1,8 +1,8 @@
-"""Steps a second of MoCo and VADeR here, beside MoCo and DenseCL built of lightly's parts as its examples build them.
+"""Measure steps per second of our MoCo and VADeR, and of MoCo and DenseCL built from lightly as in its examples.
 
-Same encoder (ResNet-18), size, batch, images, worker processes and threads, float32; each step from files to updated
-weights. Needs `pip install lightly`. The peers' momentum branch is run with the momentum networks (its DenseCL example
-runs the online ones, which costs the same).
+All use the same encoder (ResNet-18), size, batch, images, worker processes and threads, and float32; a step goes from
+files to updated weights. This needs `pip install lightly`. The peers' momentum branch uses the momentum networks
+(lightly's DenseCL example uses the online networks, at the same cost).
 
     python bench/peer.py IMAGES [--size 96 --batch 32 --workers 1 --steps 12 --repeats 3]
 """

@@ -1,4 +1,4 @@
-"""JPEG files of about 500 x 375, made of photographs that ship with scikit-image and scikit-learn."""
+"""Write JPEG files of about 500 x 375 from photographs in scikit-image and scikit-learn."""
 
 from pathlib import Path
 

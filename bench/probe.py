@@ -1,8 +1,8 @@
-"""What does an exam cost above the encoder's own forward passes?
+"""Measure the time of an exam beyond the encoder's own forward passes.
 
-`vader.evaluate` with a segmentation protocol on VOC's layout, all of it (opening, trials, predictions, report), against
-bare forward passes over the same pictures, in this process, one after the other; then the memory that features took.
-Without a data set scenes are rendered.
+A complete `vader.evaluate` with a segmentation protocol on VOC's layout (open, trials, predictions, report) is
+compared with forward passes alone over the same images, in the same process, one after the other. The script also
+prints the memory of the features. Without a data set it renders scenes.
 
     python bench/probe.py [--data VOC2012 --encoder random:tf_efficientnet_lite0 --trials 5 --pictures 960]
 """

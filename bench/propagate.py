@@ -1,12 +1,12 @@
-"""What does propagation cost beyond the encoder, against one `topk` over the full matrix of similarities?
+"""Measure the cost of propagation beyond the encoder, compared with one `topk` over the full similarity matrix.
 
     OMP_NUM_THREADS=1 python bench/propagate.py [--protocol davis/dino --stride 8 --dim 128 --objects 3 --repeats 4]
     python bench/propagate.py --device cuda --json FILE
 
-A frame of DAVIS (480 x 854) as the protocol resizes it, random features, context frames all there. Contestants in
-turn: our step (similarities, top-k, labels, mask at full size); `torch.topk` alone over as many similarities as there
-are pairs of cells; the whole naive way (full matrix, the neighbourhood masked out, topk, softmax, labels). Memory is
-the peak of what each allocates beyond features and labels, in a process of its own (`--device cuda`: on the GPU).
+The input is a frame of DAVIS (480 x 854) as the protocol resizes it, with random features and all context frames. It
+runs in turn: our step (similarities, top-k, labels, mask at full size); `torch.topk` alone over the similarities of
+all pairs of cells; the complete naive way (full matrix, masked neighbourhood, topk, softmax, labels). Memory is the
+peak of each beyond features and labels, in a process of its own (`--device cuda`: on the GPU).
 """
 
 import argparse

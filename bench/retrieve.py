@@ -1,11 +1,12 @@
-"""How good and how fast is a query over a million pixels, how large the index, against looking at all of them?
+"""Measure recall, time and index size of queries over a million pixels, compared with exhaustive search.
 
     OMP_NUM_THREADS=2 python bench/retrieve.py [--cells 1000000 --dim 128] [--images FOLDER --model random-dense:NAME]
 
-Without images: unit vectors around 2000 centres of many sizes, in walks of 50 steps as neighbouring pixels are. With:
-the maps of a folder's pictures, read every --stride px until there are so many cells. Queries lie between two
-neighbouring cells. Contestants in turn: IVF-PQ whose best few hundred are ranked again by the float16 vectors, the same
-without, and the flat index that looks at all. All indexes are opened as users' are, mapped from the disk.
+Without images the data are unit vectors around 2000 centres of many sizes, in walks of 50 steps, like neighbouring
+pixels. With images they are the maps of a folder's images, read every --stride px up to the number of cells. Queries
+are between two neighbouring cells. It runs in turn: IVF-PQ whose best few hundred results are re-ranked with the
+float16 vectors, the same without re-ranking, and the exhaustive flat index. All indexes are opened as by users, mapped
+from the disk.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How many rendered scenes of 224 x 224 a second does one core make, truth included, and what takes the time?
+"""Measure how many scenes of 224 x 224 per second one core renders, with truth, and which parts take the time.
 
     OMP_NUM_THREADS=1 python bench/scenes.py [--size 224 --count 16 --repeats 5]
 
-Prints seconds of the processor, which a busy machine changes least: making worlds and rendering them, medians over
-repeats of the mean over worlds, then the shares of rendering that a profiler sees.
+It prints processor seconds, which depend least on other processes: to make worlds and to render them (medians over
+repeats of the mean over worlds), and then the shares of rendering from a profiler.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""What does a full training step cost beside its two networks alone?
+"""Measure the cost of a full training step, compared with its two networks alone.
 
-Full step: ready uint8 images -> views -> both networks -> loss -> update of student, teacher and queue. Bare: the same
-networks on ready tensors, student forward and backward (of the output's sum), teacher forward.
+Full step: ready uint8 images -> views -> both networks -> loss -> update of student, teacher and queue. Networks
+alone: the same networks on ready tensors, student forward and backward (of the output's sum), teacher forward.
 
     python bench/step.py [--encoder resnet50 --size 224 --batch 8 --precision auto --repeats 7]
     python bench/step.py --device cuda --batch 128 --compile        # views' pixels and colours on the GPU
     python bench/step.py --device cuda --batch 128 --ready --workers 16 --json FILE
 
-With --ready also: the step on views that are ready on the device. With --workers also: steps one after the other, each
-on views that so many processes make from JPEG files of 500 x 375 px meanwhile, as in a run.
+With --ready it also measures the step on views that are already on the device. With --workers it also measures
+consecutive steps while that number of processes makes the views from JPEG files of 500 x 375 px, as in a run.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""Which learning rate should the linear probes have?
+"""Find the best learning rate for the linear probes.
 
-Each setting's probe learns from four fifths of the train split and is scored on the rest; the val split is not looked
-at. A row an encoder, a column a setting; the last row is the mean loss against each encoder's best.
+With each setting a probe is trained on four fifths of the train split and scored on the rest; the val split is not
+used. The table has a row per encoder and a column per setting. The last row is the mean loss compared with each
+encoder's best.
 
     python bench/sweep.py DATA --protocol voc-linear/vader rgb random:resnet10t ...
 """

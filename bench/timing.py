@@ -1,4 +1,4 @@
-"""Side-by-side timing: the contestants in turn, A B A B ..., medians and the median of paired ratios; and numbers as
+"""Time functions side by side: in turn, A B A B ..., with medians and the median of paired ratios; write numbers as
 JSON for `gpu.py`."""
 
 import argparse

@@ -1,9 +1,9 @@
-"""From nothing to numbers in a few minutes: render scenes, pretrain MoCo and VADeR at equal cost, examine both.
+"""Render scenes, pretrain MoCo and VADeR at equal cost, and evaluate both, in a few minutes.
 
     python examples/demo.py FOLDER [--minutes 1.9] [--seeds 1] [--plain]
 
-Needs no data and no GPU. FOLDER gets the images, the runs, `report.html` with the table and pictures, and
-`report.json`. With your own photos instead: `examples/photos.py`, or `vader pretrain --help`.
+It needs no data and no GPU. FOLDER receives the images, the runs, `report.html` with the table and pictures, and
+`report.json`. For your own photos use `examples/photos.py` or `vader pretrain --help`.
 """
 
 import argparse
@@ -95,11 +95,11 @@ def check(**numbers: float) -> None:
     """End with one line where a flag's number is not above 0."""
     for name, number in numbers.items():
         if not (number > 0 and math.isfinite(number)):
-            sys.exit(f"demo: --{name}: expected a number above 0, got {number:g}")
+            sys.exit(f"demo: --{name}: expected a number above 0, found {number:g}")
 
 
 def claim(folder: Path) -> None:
-    """An empty folder; one that an earlier demo filled is emptied, nobody else's."""
+    """Make an empty folder; a folder of an earlier demo is emptied, any other non-empty folder is refused."""
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
             sys.exit(f"demo: expected a new or empty folder, {folder} holds other things; choose another")
@@ -122,9 +122,9 @@ def train(folder: Path, seed: int, minutes: float) -> dict[str, Path]:
 
 
 def contestants(runs: dict[str, Path], sets: Sets, seed: int) -> dict[str, DenseEncoder]:
-    """What sits the exams. Hypercolumns have 960 channels; they are reduced to VADeR's 128 on the probes' pictures.
+    """Open the encoders to evaluate. Hypercolumns have 960 channels, reduced to VADeR's 128 on images of the probes.
 
-    Random weights stand in both rows of what they could become: MoCo's hypercolumn and VADeR's network.
+    Random weights have two rows: as MoCo's hypercolumn and as VADeR's network, the models before training.
     """
     dense = NetworkConfig.model_validate(json.loads((runs["vader"] / "config.json").read_text())["network"])
     some = images_of(sets.train[:60])
@@ -142,14 +142,14 @@ def contestants(runs: dict[str, Path], sets: Sets, seed: int) -> dict[str, Dense
 def examine(
     encoders: dict[str, DenseEncoder], sets: Sets, seed: int, plain: bool
 ) -> Iterator[tuple[str, dict[str, float | list[float]]]]:
-    """What each encoder got. Two sit at a time: an exam's steps are too small for all cores. No score depends on it."""
+    """Evaluate each encoder, two at a time, because an exam's steps are too small for all cores."""
     threads = max(1, torch.get_num_threads() // 2)
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         yield from zip(encoders, pool.map(lambda one: sit(one, sets, seed, plain), encoders.values()), strict=True)
 
 
 def table_of(scores: Scores, channels: dict[str, int], title: str, columns: dict[str, Column]) -> Table:
-    """A row an encoder, a column an exam."""
+    """Make the table: a row per encoder, a column per exam."""
     rows = [
         Row(
             name=name, note=f"{channels[name]} channels" if name in channels else "", ours=name == "VADeR",
@@ -195,14 +195,14 @@ def verdicts(scores: Scores) -> tuple[Claim, ...]:
 
 
 def main() -> None:
-    """Scenes, two runs a seed, exams, a report."""
+    """Make scenes, two runs per seed, evaluations, and a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=MINUTES, help="of training, both networks at once")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--plain", action="store_true", help="two exams again with one exposure for all shots")
-    parser.add_argument("--small", action="store_true", help="tiny exams: to see whether it works")
+    parser.add_argument("--plain", action="store_true", help="repeat two exams with one exposure for all clips")
+    parser.add_argument("--small", action="store_true", help="tiny exams, to test the script")
     a = parser.parse_args()
     started = time.monotonic()
     check(minutes=a.minutes, seeds=a.seeds, images=a.images)

@@ -1,9 +1,9 @@
-"""From photos to a dense representation in a few minutes, with pictures and a verdict.
+"""Learn a dense representation from photos in a few minutes, with pictures and a verdict.
 
     python examples/photos.py FOLDER [--minutes 3]
 
-The photos are those that ship inside scikit-image, scikit-learn and matplotlib, cut into tiles: about 20 pictures, so
-do not expect a general representation; put a folder of your own in their place (`vader pretrain --help`).
+The photos are those inside scikit-image, scikit-learn and matplotlib, cut into tiles. These are only about 20
+pictures, so do not expect a general representation. Use a folder of your own instead (`vader pretrain --help`).
 """
 
 import argparse

@@ -1,9 +1,8 @@
-"""Four exams on rendered scenes that no encoder was trained on, and the encoders that sit them.
+"""Four exams on rendered scenes that no encoder was trained on, and the encoders that they evaluate.
 
-The exams of `demo.py`: linear segmentation and depth (to 10 m), propagation of the first frame's masks, and matching
-between viewpoints; each with what no features at all would get. Propagation and matching see shots whose exposure
-varies as a camera's does, and on demand the same pictures at one exposure (`..._plain`), where surfaces keep their
-colours.
+The exams of `demo.py` are linear segmentation and depth (to 10 m), propagation of the first frame's masks, and matching
+between viewpoints; each has a baseline without features. Propagation and matching use clips whose exposure varies like
+a camera's, and optionally the same clips at one exposure (`..._plain`), where surfaces keep their colours.
 """
 
 import hashlib
@@ -38,7 +37,7 @@ ANGLE_NAMES = [f"{low}-{high}°" if high < 180 else f"{low}° and more" for low,
 
 @dataclass(frozen=True)
 class Counts:
-    """How many pictures each exam has, and their sides in pixels."""
+    """The number of images of each exam, and their sides in pixels."""
 
     train: int = 160  # of segmentation and depth
     test: int = 80
@@ -58,7 +57,7 @@ SMALL = Counts(  # to see whether it works
 
 @dataclass(frozen=True)
 class Sets:
-    """The exams' pictures with their truth."""
+    """The exams' images with their truth."""
 
     counts: Counts
     train: list[Frame]

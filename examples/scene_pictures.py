@@ -1,4 +1,4 @@
-"""The pictures of the demo's report: scenes, curves, PCA colours, matches, similarity maps, a propagated clip."""
+"""Draw the pictures of the demo's report: scenes, curves, PCA colours, matches, similarity maps, a propagated clip."""
 
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,11 @@
-"""The paper's Table 3 in small: what the two views of a pair must have to do with each other.
+"""Repeat the paper's Table 3 at a small scale: how the two views of a pair must be related.
 
     python examples/view_ablation.py FOLDER [--steps 300] [--seeds 3]
 
-Trains VADeR on rendered scenes with `different` views (the method), the `same` view twice (colours still differ), and
-`unmatched` pixels (of the same image, but not the same point); each sits linear segmentation and propagation. FOLDER
-gets the runs and `report.json`, `.md` and `.html`. A run of 300 steps takes about two minutes on two cores.
+It trains VADeR on rendered scenes with `different` views (the method), the `same` view twice (with different colours),
+and `unmatched` pixels (of the same image, but not the same point). Each run is evaluated with linear segmentation and
+propagation. FOLDER receives the runs and `report.json`, `.md` and `.html`. A run of 300 steps takes about two minutes
+on two cores.
 """
 
 import argparse
@@ -74,13 +75,13 @@ def verdicts(found: Found) -> tuple[Claim, ...]:
 
 
 def main() -> None:
-    """Scenes, nine runs, two exams, a report."""
+    """Make scenes, nine runs, two evaluations of each, and a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--small", action="store_true", help="tiny exams: to see whether it works")
+    parser.add_argument("--small", action="store_true", help="tiny exams, to test the script")
     a = parser.parse_args()
     started = time.monotonic()
     check(steps=a.steps, seeds=a.seeds, images=a.images)

@@ -79,8 +79,8 @@ def test_a_folder_of_somebody_elses_is_left_alone(name: str, tmp_path: Path, mon
     [
         (["FILE"], "demo: FOLDER: cannot write to .*FILE .Not a directory.; choose another place"),
         (["FILE/below"], "demo: FOLDER: cannot write to .*below .Not a directory.; choose another place"),
-        (["new", "--seeds", "0"], "demo: --seeds: expected a number above 0, got 0"),
-        (["new", "--images", "-3"], "demo: --images: expected a number above 0, got -3"),
+        (["new", "--seeds", "0"], "demo: --seeds: expected a number above 0, found 0"),
+        (["new", "--images", "-3"], "demo: --images: expected a number above 0, found -3"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -98,7 +98,7 @@ def test_bad_input_is_one_line(
 def test_minutes_that_are_none(minutes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main = example("demo", monkeypatch).main
     monkeypatch.setattr(sys, "argv", ["demo", str(tmp_path / "new"), f"--minutes={minutes}"])
-    with pytest.raises(SystemExit, match=f"^demo: --minutes: expected a number above 0, got {minutes}$"):
+    with pytest.raises(SystemExit, match=f"^demo: --minutes: expected a number above 0, found {minutes}$"):
         main()
     assert not list(tmp_path.iterdir())
 

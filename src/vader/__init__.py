@@ -1,6 +1,6 @@
 """VADeR: unsupervised learning of dense visual representations. Pretrain on a folder of images, embed every pixel.
 
-Names are loaded when first used, so that `import vader` costs nothing.
+Names are loaded at their first use, so that `import vader` is fast.
 """
 
 import sys
@@ -48,9 +48,9 @@ __all__ = [
 
 
 class _Package(ModuleType):
-    """A package whose verb `scenes` stays a function when the room of the same name is imported.
+    """A package whose verb `scenes` remains a function when the subpackage `vader.scenes` is imported.
 
-    `from vader.scenes.world import ...` finds the room in `sys.modules` and needs no such attribute.
+    `from vader.scenes.world import ...` finds the subpackage in `sys.modules` and does not need the attribute.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -1,12 +1,12 @@
-"""What can go wrong by a user's doing.
+"""The errors that a user's input can cause.
 
-Every message says what was expected, what came, and what to do. The command line prints it on one line and exits
-with code 1. Our own mistakes are `assert`s and never one of these.
+Every message says what was expected, what was found, and what to do. The command line prints it on one line and exits
+with code 1. Mistakes of our own code are `assert`s and never one of these classes.
 """
 
 
 class VaderError(Exception):
-    """Root of all errors that a user's input can cause."""
+    """The base class of all errors that a user's input can cause."""
 
 
 class BadInput(VaderError):
@@ -14,15 +14,15 @@ class BadInput(VaderError):
 
 
 class UnreadableImage(VaderError):
-    """One image file cannot be decoded whole: truncated, corrupt, or of an unsupported kind."""
+    """An image file that cannot be decoded completely: truncated, corrupt, or of an unsupported kind."""
 
 
 class BadCheckpoint(VaderError):
-    """A checkpoint or weight file does not fit what was asked of it."""
+    """A checkpoint or weight file that is damaged or does not fit the network."""
 
 
 class DivergedRun(VaderError):
-    """Loss or gradient was NaN or infinite too many times in a row."""
+    """The loss or the gradient was NaN or infinite too many times in a row."""
 
 
 class MissingExtra(VaderError):
@@ -30,4 +30,4 @@ class MissingExtra(VaderError):
 
 
 class BadUsage(BadInput):
-    """Words of a call that do not go together; exit code 2 on the command line."""
+    """Arguments that are missing or cannot be combined; exit code 2 on the command line."""

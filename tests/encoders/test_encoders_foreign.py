@@ -278,7 +278,7 @@ def test_a_timm_transformer_with_a_file(tmp_path: Path) -> None:
     expected = tokens.transpose(1, 2).reshape(1, -1, 10, 10)
     torch.testing.assert_close(encoder.features(images), expected)
     assert (encoder.stride, encoder.facts["mean"]) == (16, [0.5, 0.5, 0.5])
-    with pytest.raises(BadInput, match=r"expected @last of a transformer.*got @dilated"):
+    with pytest.raises(BadInput, match=r"expected @last of a transformer.*found @dilated"):
         open_encoder("random:test_vit@dilated")
 
 
@@ -289,7 +289,7 @@ def test_weights_that_cannot_be_downloaded_name_the_way_out(tmp_path: Path) -> N
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("vader.errors.BadInput: timm:test_resnet: expected weights to download")
-    assert "name a file: timm:test_resnet=FILE, or --weights FILE" in last
+    assert "timm:test_resnet=FILE, --weights FILE" in last
 
 
 # --- What must not load -------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def test_a_store_gives_back_what_it_got(limit: int, tmp_path: Path) -> None:
 
 
 def test_what_no_disk_holds_is_refused_before_it_is_written(tmp_path: Path) -> None:
-    says = rf"{tmp_path}: expected room for about 1000000\.0 GB .* GB are free; .*--memory"
+    says = rf"{tmp_path}: expected room for about 1000000\.0 GB .* GB free; .*--memory"
     budget = Budget(500)
     with Store(budget, tmp_path, expected=10**12) as store, pytest.raises(BadInput, match=says):
         store.append(np.zeros(1000, np.uint8))

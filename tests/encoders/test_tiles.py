@@ -223,7 +223,7 @@ def test_embed_goes_by_tiles_and_says_so(picture: Tensor, tmp_path: Path) -> Non
     watched = replace(encoder, features=features)
     assert write_maps(watched, images, tmp_path / "maps", identity="a", tile=512, say=told.append)[0] == 2
     assert max(seen) == 512, "the network never sees the whole image"
-    assert any("wide.png: 710x300 px, by 4 tiles of up to 512 px" in line for line in told)
+    assert any("wide.png: 710x300 px, in 4 tiles of up to 512 px" in line for line in told)
     assert not any("small.png" in line for line in told)
     lines = map(json.loads, (tmp_path / "maps" / "manifest.jsonl").read_text().splitlines())
     assert {line["name"]: line.get("tile") for line in lines} == {"wide.png": 512, "small.png": None}

@@ -153,11 +153,11 @@ def test_a_killed_run_goes_on_and_ends_the_same(clip: Path, first: Path, tmp_pat
     assert 3 <= len(list(out.glob("masks/*.png"))) < T
     assert (out / "begun.json").exists()
     assert not (out / "propagate.json").exists()
-    with pytest.raises(BadInput, match="holds masks of another settings"):
+    with pytest.raises(BadInput, match="masks of another settings"):
         propagate(model, clip, first, out, size=64)
     told: list[str] = []
     done = propagate(model, clip, first, out, size=H, say=told.append)
-    assert any(line.startswith("going on after ") for line in told)
+    assert any(line.startswith("resumed after ") for line in told)
     propagate(model, clip, first, tmp_path / "fresh", size=H)
     assert same(out, masks_of(tmp_path / "fresh"))
     assert (out / "strip.png").read_bytes() == (tmp_path / "fresh" / "strip.png").read_bytes()
@@ -198,7 +198,7 @@ def test_a_whole_one_is_left_alone_and_another_refused(clip: Path, first: Path, 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     told: list[str] = []
     assert propagate("rgb", clip, first, out, size=H, say=told.append) == done
-    assert told == [f"{out} is whole already; nothing was done"]
+    assert told == [f"{out} is already complete; nothing to do"]
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(BadInput, match="masks of another model; choose"):
         propagate("sift", clip, first, out, size=H)
@@ -228,7 +228,7 @@ def test_ctrl_c_keeps_what_is_done(clip: Path, first: Path, tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     errors = process.communicate()[1]
     assert process.returncode == 130, errors
-    assert "the same command goes on from there" in errors.splitlines()[-1]
+    assert "continue with the same command" in errors.splitlines()[-1]
     assert len(list(out.glob("checkpoints/step-*"))) == 1
 
 

@@ -137,7 +137,7 @@ def test_folders_and_words_that_do_not_fit_are_refused(clip: Path, first: Path, 
             propagate("rgb", clip, masks, place, **({"size": H} | words))
         assert not out.exists()
 
-    refused("--size: expected at least 32 px, got 8", size=8)
+    refused("--size: expected at least 32 px, found 8", size=8)
     refused("--protocol: expected one of davis/", protocol="davis/nothing")
     refused("--masks: expected a PNG .*nothing.png", masks=tmp_path / "nothing.png")
     refused("expected PNGs in .*given, found none", masks=given)

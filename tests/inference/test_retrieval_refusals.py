@@ -39,7 +39,7 @@ def colours(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_commands_say_what_they_did(colours: Path, photos: Path, tmp_path: Path) -> None:
     text = str(vader.index("rgb", photos, out=colours, stride=4, kind="pq", device="cpu", quiet=True))
-    assert "12 MB a million cells" in text
+    assert "12 MB per million cells" in text
     assert "8 MB of exact vectors" in text
     assert "recall@10 " in text
     picture = tmp_path / "hits.png"

@@ -86,7 +86,7 @@ def test_maps_are_drawn_where_their_cells_lie(tmp_path: Path, monkeypatch: pytes
 def test_a_point_outside_the_image_is_refused_in_its_own_pixels(
     encoder: DenseEncoder, wide: ImageList, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadInput, match="--at: expected a point in 400x200 px, got 401,50"):
+    with pytest.raises(BadInput, match="--at: expected a point in 400x200 px, found 401,50"):
         show.show_similar([encoder], wide, tmp_path, 1, (401.0, 50.0), 64)
     assert show.show_similar([encoder], wide, tmp_path, 1, (399.0, 199.0), 64).exists()
 

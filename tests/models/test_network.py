@@ -162,7 +162,7 @@ def test_any_size_from_32_px_gives_a_cell_for_every_four_pixels(H: int, W: int) 
 
 @pytest.mark.parametrize(("H", "W"), [(31, 64), (64, 31), (1, 1)])
 def test_smaller_images_are_refused(H: int, W: int) -> None:
-    with pytest.raises(BadInput, match=f"at least 32 px on each side, got {H}x{W}"):
+    with pytest.raises(BadInput, match=f"at least 32 px on each side, found {H}x{W}"):
         small()(torch.rand(1, 3, H, W))
 
 
@@ -261,7 +261,7 @@ def test_the_updates_of_all_groups_weigh_as_one(kind: type[nn.Module]) -> None:
 def test_groups_must_divide_the_batch() -> None:
     layers = norms(nn.BatchNorm2d).train()
     use_virtual_groups(layers, 4)
-    with pytest.raises(AssertionError, match="multiple of 4 images, got 6"):
+    with pytest.raises(AssertionError, match="multiple of 4 images, found 6"):
         layers(torch.randn(6, 6, 2, 2))
 
 

@@ -239,4 +239,4 @@ def test_the_verdict_pairs_the_images() -> None:
     assert (equal.word, equal.low, equal.high) == ("the same", 0, 0)
     better = judge(np.full(50, 0.75), np.full(50, 0.25))
     assert (better.score, better.before, better.low, better.high) == (0.75, 0.25, 0.5, 0.5)
-    assert "better than where it began: matches within one cell 0.250 -> 0.750" in str(better)
+    assert "better than at the start: matches within one cell 0.250 -> 0.750" in str(better)

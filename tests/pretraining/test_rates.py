@@ -92,7 +92,7 @@ def test_clipping_bounds_the_whole_gradient(fabric: Fabric) -> None:
         ({"objective": "moco"}, "needs network.kind 'image'"),
         ({"bn_groups": 3}, "must be a multiple of 1 processes x 3 bn_groups"),
         ({"hold": "device", "views": {"size": SIZE, "elastic": 0.1}}, "no elastic views"),
-        ({"enqueue": 0}, "1 key an image or more"),
+        ({"enqueue": 0}, "expected 1 key"),
         ({"temperature": 0.0}, "greater than 0"),
         ({"no_such_key": 1}, "Extra inputs"),
     ],

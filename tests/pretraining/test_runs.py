@@ -106,7 +106,7 @@ def test_few_held_out_images_leave_the_verdict_undecided(
 ) -> None:
     out = pretrain(small(crops, tmp_path / "run", steps=2))
     told = capsys.readouterr().err
-    assert "100 images, 2 of them held out for the exam" in told
+    assert "100 images, 2 of them are held out for the exam" in told
     assert "verdict: undecided: an exam on 2 images says too little, 8 held-out images are needed" in told
     assert "beside raw colour" in told
     assert "too few images to say" in told
@@ -217,7 +217,7 @@ def test_an_interrupt_while_the_speed_is_measured_advises_nothing_of_the_trial(c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
         thread.start()
-        with pytest.raises(KeyboardInterrupt, match="the run itself has not begun") as caught:
+        with pytest.raises(KeyboardInterrupt, match="the run itself has not started") as caught:
             steps_in(small(crops, tmp_path / "run"), 1.0, silent)
     thread.join()
     assert "--resume" not in str(caught.value)

@@ -1,8 +1,8 @@
-"""The command line. Thin: every verb is a public function of the library; torch is imported when a verb runs."""
+"""The command line. Every verb is a public function of the library; torch is imported when a verb runs."""
 
 from vader.runtime.interrupts import listen
 
-listen()  # before all that takes its time
+listen()  # before the slow imports
 
 from vader.cli import verbs  # noqa: E402
 from vader.cli.app import app, main  # noqa: E402

@@ -1,6 +1,6 @@
-"""The application: every verb is a public function of the library, its flags are the function's parameters.
+"""The command-line application: every verb is a public function, its flags are the function's parameters.
 
-Added here are `--json`, how a few values are written in words, what is printed where, and exit codes.
+This file adds `--json`, the text form of a few values, the printing of results and errors, and exit codes.
 """
 
 import errno
@@ -25,13 +25,13 @@ app = App(
     name="vader",
     version=__version__,
     help="Unsupervised learning of dense visual representations: learn from a folder of images, embed every pixel.",
-    suppress_keyboard_interrupt=False,  # `main` says what it has to say
+    suppress_keyboard_interrupt=False,  # `main` prints its message
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
 Words = list[str] | None
 
-# Parameters that are written otherwise on the command line: the annotation there, and words -> value.
+# Parameters with another form on the command line: their annotation there, and the conversion of the words to a value.
 SPELT: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "settings": (Annotated[Words, Parameter(name="--set", negative="")], lambda words: parse_settings(words or [])),
     "at": (Annotated[Words, Parameter(negative="")], lambda words: parse_points(words or [])),
@@ -48,10 +48,10 @@ def add(
     words_help: str = "",
     **spelt: tuple[Any, Callable[[Any], Any]],
 ) -> Callable[..., Any]:
-    """Make a public function a verb of the command line.
+    """Add a public function as a verb of the command line.
 
-    `spelt` are further parameters that are written otherwise. Positional parameters in `words` share a row of words:
-    the last word is the last parameter's, all before it the first one's (MODEL... IMAGES).
+    `spelt` are further parameters with another form on the command line. The positional parameters in `words` share one
+    list of words: the last word is the last parameter, all words before it are the first one (MODEL... IMAGES).
     """
     ways = SPELT | spelt
     parameters = []
@@ -67,7 +67,7 @@ def add(
             annotation, default = ways[name][0], None if default == () else default
         elif name in FLAGS_WITHOUT_NO:
             annotation = Annotated[bool, Parameter(negative="")]
-        elif annotation in (str | Path, str | Path | None):  # one kind of word; a model's is kept as it is written
+        elif annotation in (str | Path, str | Path | None):  # a model stays a string, anything else is a path
             kind = str if name == "model" else Path
             annotation = kind if annotation == str | Path else kind | None
         parameters.append(parameter.replace(annotation=annotation, default=default))
@@ -91,12 +91,12 @@ def add(
 def _shared(names: tuple[str, ...], words: tuple[str, ...]) -> dict[str, Any]:
     if len(words) < len(names):
         forms = " ".join(f"{name.upper().removesuffix('S')}..." for name in names[:-1])
-        raise BadUsage(f"expected {forms} {names[-1].upper()}, found {' '.join(words) or 'neither'}")
+        raise BadUsage(f"expected {forms} {names[-1].upper()}, found {' '.join(words) or 'nothing'}")
     return {names[0]: list(words[:-1]), names[-1]: words[-1]}
 
 
 def say(result: str) -> None:
-    """A result, on standard output; once, however many processes made it."""
+    """Print a result on standard output, in the first process only."""
     from vader.runtime.processes import is_first_process
 
     if is_first_process():
@@ -104,7 +104,7 @@ def say(result: str) -> None:
 
 
 def warn(message: str) -> None:
-    """One line on standard error, from the first process alone; none if there is nothing to say."""
+    """Print a warning on standard error, in the first process only; print nothing for an empty message."""
     if message:
         from vader.runtime.processes import is_first_process
 
@@ -113,7 +113,7 @@ def warn(message: str) -> None:
 
 
 def fail(message: str, code: int = 1) -> None:
-    """One line on standard error, from the first process alone, and an exit code."""
+    """Print an error as one line on standard error, in the first process only, and exit with a code."""
     from vader.runtime.processes import is_first_process
 
     if is_first_process():
@@ -121,25 +121,25 @@ def fail(message: str, code: int = 1) -> None:
     raise SystemExit(code)
 
 
-# What the place to write or read gives, and no mistake of ours: full, over quota, read-only, forbidden, broken.
+# Errors of the disk, not of our code: full, over quota, read-only, forbidden, broken.
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 
 
 def main() -> None:
-    """Entry point: 0 done, 1 an error of the input, 2 wrong usage, 130 interrupted."""
+    """Run the command line: exit code 0 for success, 1 for a bad input, 2 for wrong usage, 130 for an interrupt."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names may contain bytes that are not text
     try:
         _run()
     except BaseException:
-        # An interrupt that was lost on its way up may have torn an import, or no code asked for it in time.
+        # Python may have swallowed a KeyboardInterrupt: during an import, or before any code checked for it.
         if EAR.received is not None:
             raise SystemExit(130) from None
         raise
 
 
 def _run() -> None:
-    """The verb, with its errors as lines and exit codes."""
+    """Run the verb and turn its errors into one line and an exit code."""
     try:
         result: Any = app(exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
@@ -153,7 +153,7 @@ def _run() -> None:
         if error.errno not in DISK:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        resume = ", then --resume what was saved" if sys.argv[1:2] == ["pretrain"] else ""
+        resume = ", then continue with --resume" if sys.argv[1:2] == ["pretrain"] else ""
         fail(f"{place}{os.strerror(error.errno)}; make room or choose another place{resume}")
     except KeyboardInterrupt as stop:
         warn(str(stop))

@@ -1,4 +1,4 @@
-"""Values in words: KEY=VALUE settings, points and boxes."""
+"""Parse the text form of values: KEY=VALUE settings, points and boxes."""
 
 import tomllib
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from vader.errors import BadInput
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE words -> values by key; the last of one key counts."""
+    """Parse KEY=VALUE words to values by key; the last value of a key wins."""
     return dict(parse_setting(word) for word in words)
 
 
 def parse_setting(word: str) -> tuple[str, Any]:
-    """'KEY=VALUE' -> key and the value as TOML reads it (a bare word is a string, none is None)."""
+    """Parse 'KEY=VALUE' to the key and a TOML value (a bare word is a string, none is None)."""
     key, equals, text = word.partition("=")
     if not equals or not key:
         raise BadInput(f"--set: expected KEY=VALUE, found {word!r}")
@@ -26,22 +26,22 @@ def parse_setting(word: str) -> tuple[str, Any]:
 
 
 def parse_points(words: Sequence[str]) -> list[Any]:
-    """'X,Y' words -> points (x, y) in pixels."""
+    """Parse 'X,Y' words to points (x, y) in pixels."""
     return [_numbers("--at", "X,Y", word) for word in words]
 
 
 def parse_point(word: str | None) -> Any:
-    """'X,Y' -> (x, y); None stays None."""
+    """Parse 'X,Y' to (x, y); None stays None."""
     return None if word is None else _numbers("--at", "X,Y", word)
 
 
 def parse_boxes(words: Sequence[str]) -> list[Any]:
-    """'X0,Y0,X1,Y1' words -> boxes in pixels."""
+    """Parse 'X0,Y0,X1,Y1' words to boxes in pixels."""
     return [_numbers("--box", "X0,Y0,X1,Y1", word) for word in words]
 
 
 def _numbers(flag: str, form: str, word: str) -> Any:
-    """'1,2' -> (1.0, 2.0), as many as the form has."""
+    """Parse '1,2' to (1.0, 2.0); the count must match the form."""
     try:
         found = tuple(float(part) for part in word.split(","))
     except ValueError:

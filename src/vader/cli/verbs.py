@@ -1,4 +1,4 @@
-"""All verbs, in the order of the help. Their signatures and texts are the library's."""
+"""All verbs, in the order of the help. Their signatures and help texts are those of the library's functions."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ add(embed)
 add(
     show,
     words=("models", "images"),
-    words_help="MODEL... IMAGES: one model or several, drawn beside each other, as evaluate takes them; last a folder "
+    words_help="MODEL... IMAGES: one or several models as in evaluate, drawn side by side; then a folder "
     "of images, a .txt list, or one image.",
     at=(str | None, parse_point),
 )

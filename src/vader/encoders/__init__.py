@@ -1,6 +1,6 @@
-"""One door for every encoder: a name or a path -> pictures in, dense features out.
+"""Open any encoder by a name or a path: images in, dense features out.
 
-Names are loaded when first used.
+Names are loaded at their first use.
 """
 
 from typing import TYPE_CHECKING, Any

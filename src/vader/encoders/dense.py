@@ -1,4 +1,4 @@
-"""What every encoder is to the exams: pictures in, a vector for every cell out.
+"""The interface of every encoder: images in, a vector for every cell out.
 
 Axes: B images, C channels, D embedding, H W pixels, h w cells.
 """
@@ -17,17 +17,16 @@ from vader.models.groupnorm import GroupNorm
 
 @dataclass(frozen=True)
 class DenseEncoder:
-    """Something that gives every cell of a picture a vector.
+    """An encoder that computes a vector for every cell of an image.
 
-    `features` takes images (B, 3, H, W) in [0, 1], on any device, to maps (B, C, ceil(H / stride), ceil(W / stride)),
-    not normalised: what a probe reads. `to_embedding` is for encoders whose cosine needs more than normalising.
+    `features` maps images (B, 3, H, W) in [0, 1], on any device, to maps (B, C, ceil(H / stride), ceil(W / stride)),
+    not normalised; probes use these. `to_embedding` is for encoders whose cosine needs more than normalisation.
 
-    `facts` say what it is, in plain JSON: spec, source, variant, mean and std of the normalisation, `loaded` (matched,
-    missing and unused tensors of its file), the file and its SHA-256, and for our models the card.
+    `facts` describe the encoder in plain JSON: spec, source, variant, mean and std of the normalisation, `loaded`
+    (matched, missing and unused tensors of its file), the file and its SHA-256, and for vader models the card.
 
-    `pending` says that `fit` has yet to see pictures: to reduce to that many dimensions, or to find the mean. Until
-    then features of `channels` channels do not exist, and asking for them is our own mistake; `unfitted` gives those
-    before the reduction.
+    `pending` means that `fit` must first see images: to reduce to that number of dimensions, or to compute the mean.
+    Before that, calling `features` is an AssertionError; `unfitted` is the encoder before the reduction.
 
     `norms` are the group norms of its network, whose statistics `tiling` sets for large images.
     """
@@ -36,7 +35,7 @@ class DenseEncoder:
     stride: int
     channels: int
     features: Callable[[Tensor], Tensor]
-    to_embedding: Callable[[Tensor], Tensor] | None = None  # images -> normalised maps, in place of the features'
+    to_embedding: Callable[[Tensor], Tensor] | None = None  # images -> normalised maps, instead of normalised features
     facts: dict[str, Any] = field(default_factory=dict)
     pending: int | Literal["centred"] | None = None
     unfitted: "DenseEncoder | None" = None
@@ -44,7 +43,7 @@ class DenseEncoder:
 
     @property
     def identity(self) -> str:
-        """What tells it from other encoders wherever its file lies: of our models the card's SHA-256."""
+        """A text that identifies the encoder, independent of its file's folder; for vader models the card's SHA-256."""
         spec, lineage = str(self.facts.get("spec", self.name)), self.facts.get("lineage")
         if isinstance(lineage, dict) and "@" not in spec:
             return str(lineage["sha256"])
@@ -53,21 +52,21 @@ class DenseEncoder:
         return " ".join(str(name) for name in names if name is not None) + read
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """L2-normalised maps, whose products are similarities."""
+        """Compute L2-normalised maps; their dot products are cosine similarities."""
         if self.to_embedding:
             return self.to_embedding(images)
         return F.normalize(self.features(images).float(), dim=1)
 
 
 def await_fitting(encoder: DenseEncoder, name: str, pending: int | Literal["centred"]) -> DenseEncoder:
-    """The encoder as it will be once `fit` has seen pictures. Raises BadInput for more dimensions than channels."""
+    """Mark an encoder as pending until `fit` has seen images. Raises BadInput for more dimensions than channels."""
     if pending != "centred" and not 1 <= pending <= encoder.channels:
         raise BadInput(
-            f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {pending}; it has no more"
+            f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, found {pending}; choose fewer"
         )
 
     def features(images: Tensor) -> Tensor:
-        raise AssertionError(f"{name} has to see pictures first: call vader.encoders.fit")
+        raise AssertionError(f"{name} must be fitted first: call vader.encoders.fit")
 
     channels = encoder.channels if pending == "centred" else pending
     return DenseEncoder(name, encoder.stride, channels, features, None, encoder.facts, pending, encoder, encoder.norms)

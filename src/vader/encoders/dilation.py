@@ -1,11 +1,11 @@
-"""A convolutional network whose deepest level has stride 4: strides traded for dilation (Chen et al. 2018, DeepLab).
+"""Dilate a convolutional network: all levels at stride 4, strides replaced by dilation (Chen et al. 2018, DeepLab).
 
-The paper's baselines are global networks read this way (its section 4, "effective stride 4"): res3 to res5 keep their
-resolution, their convolutions are dilated by 2, 4 and 8, the weights stay. Then every cell of the deepest level has
-the value that the network with strides has once the image is moved so that its grid meets the cell.
+The paper's baselines are global networks with this change (its section 4, "effective stride 4"): res3 to res5 keep
+their resolution, their convolutions are dilated by 2, 4 and 8, the weights stay. Then every cell of the deepest level
+has the value of the strided network on a shifted image whose grid meets that cell.
 
-The strides are found by running the network once, not from its code, so any CNN will do whose spatial operations are
-modules: a module that sees the map at stride s >= 4 has its taps spread by s / 4, and a step of one cell.
+The strides are measured by running the network once, not read from its code. So any CNN works whose spatial operations
+are modules: a module with an input at stride s >= 4 has its taps spread by s / 4, and stride 1.
 """
 
 import re
@@ -21,16 +21,16 @@ from vader.errors import BadInput
 from vader.models.backbones import CNN, STRIDE
 
 PROBE = 128  # pixels; every level's side divides it
-REFUSED = re.compile("Attention|Attn|Window|Rel[A-Z]?.*Pos")  # what depends on how many cells there are
+REFUSED = re.compile("Attention|Attn|Window|Rel[A-Z]?.*Pos")  # modules that depend on the number of cells
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One spatial module of the original network; where height and width differ, (height, width)."""
+    """One spatial module of the original network; pairs are (height, width)."""
 
     name: str
     module: Any
-    spread: int  # its input's stride / 4: how far apart neighbouring taps come to lie
+    spread: int  # its input's stride / 4: the new distance of neighbouring taps
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -42,19 +42,19 @@ class _Step:
 
     @property
     def lean(self) -> tuple[float, float]:
-        """How far right of (below) the cell that it steps from a window's centre lies, in its input's cells."""
+        """The offset of a window's centre from its cell to the right (below), in the input's cells."""
         spans = [d * (k - 1) for k, d in zip(self.kernel, self.dilation, strict=True)]
         return (spans[0] / 2 - self.before[0], spans[1] / 2 - self.before[1])
 
 
 @torch.no_grad()
 def dilate(encoder: CNN) -> CNN:
-    """Change the encoder's modules, in place, so that all its levels have stride 4.
+    """Change the encoder's modules in place so that all its levels have stride 4.
 
-    Transitions whose windows all lean to one side by the same amount (TensorFlow's "same" padding, even kernels) are
-    centred on their cells, as far as whole cells go: nothing but a shift of the map. In parallel branches that lean
-    differently the taps stay where the weights expect them. Raises BadInput for networks that downsample otherwise
-    than by convolutions and pools, or hold attention.
+    Downsampling windows that are all shifted by the same amount (TensorFlow's "same" padding, even kernels) are centred
+    on their cells, as far as whole cells allow: this only shifts the map. In parallel branches with different shifts
+    the taps stay where the weights expect them. Raises BadInput for networks with attention or with downsampling other
+    than by convolutions and pools.
     """
     assert not encoder.training
     for name, module in encoder.body.named_modules():
@@ -79,7 +79,7 @@ def dilate(encoder: CNN) -> CNN:
 
 def _refusal(encoder: CNN, reason: str) -> BadInput:
     return BadInput(
-        f"{encoder.name}@dilated: expected a network that downsamples by convolutions and pools alone, got one that "
+        f"{encoder.name}@dilated: expected a network that downsamples only by convolutions and pools, found one that "
         f"cannot be dilated ({reason}); use @hypercolumn"
     )
 
@@ -89,7 +89,7 @@ def _probe(encoder: CNN) -> Tensor:
 
 
 def _steps(encoder: CNN) -> list[_Step]:
-    """The spatial modules that see a map at stride 4 or more, found by running the network on a black image."""
+    """Find the spatial modules with an input at stride 4 or more, by running the network on a black image."""
     seen: dict[str, set[int]] = {}
     modules = {n: m for n, m in encoder.body.named_modules() if isinstance(m, nn.Conv2d | nn.AvgPool2d | nn.MaxPool2d)}
 
@@ -102,7 +102,7 @@ def _steps(encoder: CNN) -> list[_Step]:
         hook.remove()
     found = []
     for name, sides in seen.items():
-        if sides == {1}:  # squeezed to one cell, as in squeeze-and-excitation
+        if sides == {1}:  # reduced to one cell, as in squeeze-and-excitation
             continue
         if len(sides) > 1 or PROBE % min(sides):
             raise _refusal(encoder, f"{name} sees maps of {sorted(sides)} cells for {PROBE} px")
@@ -127,12 +127,12 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def _pads_itself(module: nn.Module) -> bool:
-    """timm's Conv2dSame and its kin, which pad in their forward whatever `padding` says."""
+    """Tell whether a module is timm's Conv2dSame or similar, which pads in its forward regardless of `padding`."""
     return type(module).__name__.endswith("Same")
 
 
 def _convert(encoder: CNN, step: _Step, centred: bool) -> None:
-    """One step of one cell, taps `spread` times as far apart, and padding that keeps the number of cells."""
+    """Give a module stride 1, taps `spread` times as far apart, and padding that keeps the number of cells."""
     if step.spread == 1 and not step.strided:
         return
     spans = [step.spread * d * (k - 1) for k, d in zip(step.kernel, step.dilation, strict=True)]
@@ -151,7 +151,7 @@ def _convert(encoder: CNN, step: _Step, centred: bool) -> None:
     module.stride, module.dilation = (1, 1), dilation
     if _pads_itself(module):
         if before != [span // 2 for span in spans]:
-            raise _refusal(encoder, f"{step.name} pads by itself, beside branches that do otherwise")
+            raise _refusal(encoder, f"{step.name} pads by itself, but parallel branches do not")
     elif before == after:
         module.padding = (before[0], before[1])
     else:
@@ -160,7 +160,7 @@ def _convert(encoder: CNN, step: _Step, centred: bool) -> None:
 
 
 class _DilatedPool(nn.Module):
-    """A pool of step 1 whose taps lie `dilation` cells apart; cells beyond the border do not count."""
+    """A pool with stride 1 and taps `dilation` cells apart; cells beyond the border do not count."""
 
     def __init__(self, kernel: tuple[int, int], dilation: tuple[int, int], around: tuple[int, int, int, int]) -> None:
         super().__init__()

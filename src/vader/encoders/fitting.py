@@ -1,6 +1,6 @@
-"""What an encoder learns from unlabelled pictures before an exam: its mean, and its main directions.
+"""Fit an encoder on unlabelled images before an exam: subtract the mean, or reduce by PCA.
 
-Axes: B images, C channels, D embedding, h w cells, n cells of one picture that count.
+Axes: B images, C channels, D embedding, h w cells, n sampled cells of one image.
 """
 
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from torch import Tensor
 from vader.encoders.dense import DenseEncoder
 from vader.errors import BadInput
 
-CELLS = 1024  # of each picture, on a regular grid: neighbouring cells say much the same
+CELLS = 1024  # of each image, on a regular grid: neighbouring cells are similar
 
 Pictures = Sequence[UInt8[np.ndarray, "_ _ 3"]]
 
 
 def fit(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
-    """The encoder with what it awaits done on these pictures of the train split; itself if it awaits nothing.
+    """Fit a pending encoder on these images of the train split; return an encoder that is not pending unchanged.
 
-    Raises BadInput for no pictures.
+    Raises BadInput for an empty list of images.
     """
     if encoder.pending is None:
         return encoder
@@ -33,15 +33,15 @@ def fit(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
 
 
 def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEncoder:
-    """The encoder with its normalised features centred and turned onto their `dim` main directions over `images`.
+    """Centre the encoder's normalised features and project them to their `dim` main directions over `images`.
 
-    So that encoders of many channels can be held against ours at equal dimension. Of larger pictures every second,
-    third ... row and column of cells counts, so that no more than 1024 do. However many pictures there are, fitting
-    holds one's cells at a time and a few matrices of channels x channels, whose size `facts` tell. Raises BadInput for
-    more directions than channels, or no pictures.
+    This allows comparing encoders of many channels with ours at equal dimension. Of larger images only every second,
+    third ... row and column of cells counts, so that at most 1024 cells do. Fitting holds the cells of one image at a
+    time and a few matrices of channels x channels; `facts` contain their size. Raises BadInput for more directions than
+    channels, or no images.
     """
     if not 1 <= dim <= encoder.channels:
-        raise BadInput(f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, got {dim}")
+        raise BadInput(f"{encoder.name}: expected 1 to {encoder.channels} dimensions to reduce to, found {dim}")
     count, mean, second = _moments(encoder, images)
     _, directions = torch.linalg.eigh(second.addr_(mean, mean, alpha=-1))  # ascending
     turn = directions[:, -dim:].flip(1).T.float()  # (D, C)
@@ -60,15 +60,15 @@ def reduce_by_pca(encoder: DenseEncoder, images: Pictures, dim: int) -> DenseEnc
 
 
 def fitting_bytes(encoder: DenseEncoder) -> int:
-    """What `reduce_by_pca` holds beside the encoder at most: a picture's cells twice, or an eigensolver's matrices."""
+    """Return the peak memory of `reduce_by_pca` in bytes: an image's cells twice, or an eigensolver's matrices."""
     C = encoder.channels
     return 8 * max(C * C + 2 * CELLS * C, 5 * C * C)
 
 
 def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
-    """The encoder with the mean of its normalised features over `images` subtracted; `embed` normalises once more.
+    """Subtract the mean over `images` from the encoder's normalised features; `embed` normalises again.
 
-    Its similarities are those of `reduce_by_pca` to all channels. Raises BadInput for no pictures.
+    The similarities are those of `reduce_by_pca` to all channels. Raises BadInput for an empty list of images.
     """
     count, total = 0, torch.zeros((), dtype=torch.float64)
     for image in _some(encoder, images):
@@ -82,21 +82,21 @@ def centre(encoder: DenseEncoder, images: Pictures) -> DenseEncoder:
         return maps - mean[:, None, None].to(maps.device)
 
     told = {"kind": "centred", "pictures": len(images), "cells": count}
-    # Raw colour's embedding has a channel more than its features.
+    # Raw colour's embedding has one channel more than its features.
     return DenseEncoder(
         f"{encoder.name}@centred", encoder.stride, len(mean), features, facts=_tell(encoder, told), norms=encoder.norms
     )
 
 
 def _moments(encoder: DenseEncoder, images: Pictures) -> tuple[int, Float64[Tensor, "C"], Float64[Tensor, "C C"]]:
-    """How many cells counted, their mean and their mean outer product, in float64."""
+    """Return the number of cells, their mean and their mean outer product, in float64."""
     count, total, products = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     for image in _some(encoder, images):
         cells = _cells(encoder, image)
-        if not count:  # an embedding may have a channel more than the features
+        if not count:  # an embedding may have one channel more than the features
             products = cells.new_zeros(cells.shape[1], cells.shape[1])
         count, total = count + len(cells), total + cells.sum(0)
-        products.addmm_(cells.T, cells)  # in place: of many channels a matrix more would be hundreds of megabytes
+        products.addmm_(cells.T, cells)  # in place: another matrix may need hundreds of megabytes
     return count, total / count, products.div_(count)
 
 
@@ -109,13 +109,13 @@ def _cells(encoder: DenseEncoder, image: UInt8[np.ndarray, "H W 3"]) -> Float[Te
         step += 1
     cells = found[:, ::step, ::step].flatten(1).T.double().cpu()
     if not cells.isfinite().all():
-        raise BadInput(f"encoder {encoder.name}: expected finite features, got NaN or infinite ones; is it trained?")
+        raise BadInput(f"encoder {encoder.name}: expected finite features, found NaN or infinite ones; is it trained?")
     return cells
 
 
 def _some(encoder: DenseEncoder, images: Pictures) -> Pictures:
     if not len(images):
-        raise BadInput(f"{encoder.name}: expected pictures of the train split to fit it on, got none")
+        raise BadInput(f"{encoder.name}: expected images of the train split to fit it on, found none")
     return images
 
 

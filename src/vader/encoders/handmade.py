@@ -1,6 +1,6 @@
-"""Encoders that never learnt: raw colour and dense SIFT, the rows of a table that need no training.
+"""Encoders without training, as baselines: raw colour and dense SIFT.
 
-Axes: B images, H W pixels, h w cells, m n bins of a picture, O = 8 orientations.
+Axes: B images, H W pixels, h w cells, m n bins of an image, O = 8 orientations.
 """
 
 import math
@@ -16,16 +16,16 @@ from vader.models.backbones import STRIDE
 from vader.models.padding import edge_padded
 
 ORIENTATIONS, BINS = 8, 4  # 4 x 4 bins of 8 orientations: 128 dimensions
-BIN = STRIDE  # pixels a side: a descriptor's patch is 16 px, as in SIFT flow (Liu et al. 2011)
-BLUR = math.sqrt((BIN / 3) ** 2 - 0.5**2)  # pixels: bins are 3 scales wide (Lowe), a picture is blurred by 0.5 already
-WINDOW = 2.0  # bins: deviation of the Gaussian that favours the patch's middle (half the patch; Lowe 2004, 6.1)
-CLIP = 0.2  # of the normalised descriptor, so that one strong edge does not rule it (Lowe 2004, 6.1)
-FLAT = 1e-3  # added to every bin of a descriptor: patches without an edge are alike instead of noise
+BIN = STRIDE  # side in pixels: a descriptor's patch is 16 px, as in SIFT flow (Liu et al. 2011)
+BLUR = math.sqrt((BIN / 3) ** 2 - 0.5**2)  # pixels: bins are 3 scales wide (Lowe), an image is already blurred by 0.5
+WINDOW = 2.0  # bins: deviation of the Gaussian weight of the patch (half the patch; Lowe 2004, 6.1)
+CLIP = 0.2  # of the normalised descriptor: limits the effect of one strong edge (Lowe 2004, 6.1)
+FLAT = 1e-3  # added to every bin of a descriptor, so that patches without edges are similar, not noise
 GREY = (0.299, 0.587, 0.114)
 
 
 def raw_colours(device: str | torch.device) -> DenseEncoder:
-    """The mean colour of each 4 x 4 cell; its similarities rank by distance of colours."""
+    """Return the encoder `rgb`: the mean colour of each 4 x 4 cell; its similarities rank by distance of colours."""
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def raw_colours(device: str | torch.device) -> DenseEncoder:
 
 
 def sift(device: str | torch.device) -> DenseEncoder:
-    """Dense SIFT: a 128-d descriptor of the 16 x 16 px around each cell's centre, upright, of one scale."""
+    """Return the encoder `sift`: a 128-d descriptor of the 16 x 16 px around each cell's centre, upright, one scale."""
 
     @torch.no_grad()
     def features(images: Tensor) -> Tensor:
@@ -54,20 +54,20 @@ def _facts(name: str) -> dict:
 
 
 def dense_sift(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 128 h w"]:
-    """The descriptors, L2-normalised, clipped at 0.2 and normalised again (Lowe 2004); bins row by row.
+    """Compute descriptors, L2-normalised, clipped at 0.2 and normalised again (Lowe 2004); bins row by row.
 
-    Gradients are central differences of the grey picture, smoothed to the scale that such bins belong to; a pixel's
-    magnitude is shared linearly between the two nearest orientations and the four nearest bins. With bins of 4 px at
-    stride 4 neighbouring descriptors share their bins, so that each is summed once for the picture. Unlike Lowe's,
-    bins are weighted by the Gaussian at their centre, not pixel by pixel (as VLFeat's flat window), and there is one
-    scale and no dominant orientation.
+    Gradients are central differences of the grey image, smoothed to the scale of such bins. A pixel's magnitude is
+    divided linearly between the two nearest orientations and the four nearest bins. With bins of 4 px at stride 4
+    neighbouring descriptors share bins, so each bin is computed once per image. Differences from Lowe: bins are
+    weighted by the Gaussian at their centre, not pixel by pixel (as VLFeat's flat window); there is one scale and no
+    dominant orientation.
     """
     padded = edge_padded(images.float(), STRIDE)
     energy = _by_orientation(padded)  # (B, O, H, W)
-    # A bin's centre lies between pixels, at a multiple of 4; it takes the 8 x 8 around, linearly less with distance.
+    # A bin's centre is between pixels, at a multiple of 4; its weights fall linearly over the 8 x 8 pixels around it.
     ramp = 1 - (torch.arange(2 * BIN, device=energy.device) + 0.5 - BIN).abs() / BIN
     weight = ramp.outer(ramp).expand(ORIENTATIONS, 1, -1, -1)
-    # Descriptor k has the bins centred at 4 (k - 1) ... 4 (k + 2): one before the picture, two after its last cell.
+    # Descriptor k has the bins centred at 4 (k - 1) ... 4 (k + 2): one before the image, two after its last cell.
     around = F.pad(energy, (2 * BIN, 2 * BIN, 2 * BIN, 2 * BIN), mode="replicate")
     bins = F.conv2d(around, weight, stride=BIN, groups=ORIENTATIONS)  # (B, O, h + 3, w + 3)
     h, w = (side // STRIDE for side in padded.shape[2:])
@@ -79,7 +79,7 @@ def dense_sift(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 128 h w"]:
 
 
 def _by_orientation(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 8 H W"]:
-    """Each pixel's gradient magnitude, shared between the two orientations that are nearest to it."""
+    """Compute each pixel's gradient magnitude, divided between the two nearest orientations."""
     grey = torch.einsum("bchw,c->bhw", images, images.new_tensor(GREY))[:, None]
     reach = torch.arange(-5, 6, device=images.device)
     weight = torch.exp(-reach.square() / (2 * BLUR**2)).to(grey.dtype)

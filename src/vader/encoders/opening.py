@@ -1,4 +1,4 @@
-"""One door for every encoder: what a user writes -> an encoder."""
+"""Open the encoder that a user's text describes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,20 +30,20 @@ from vader.runtime.progress import Say, silent
 def open_encoder(
     spec: str, device: str | torch.device = "cpu", weights: Path | None = None, precision: str = "fp32"
 ) -> DenseEncoder:
-    """The encoder that `spec`, [NAME=]SOURCE[@VARIANT[:D]][@centred], names. SOURCE is one of
+    """Open the encoder of `spec`, [NAME=]SOURCE[@VARIANT[:D]][@centred]. SOURCE is one of
 
-    * a run folder or `model.safetensors`: VADeR's own map, MoCo's hypercolumn;
+    * a run folder or `model.safetensors`: VADeR's own map, or MoCo's hypercolumn;
     * `rgb`: the mean colour of each 4 x 4 cell; `sift`: dense SIFT of 16 x 16 px at stride 4;
-    * `random:NAME`: a timm network with random weights, the same every time; `random-dense:NAME`: VADeR's network with
-      random weights and the decoder that the recipes give that CNN;
-    * `timm:NAME`: with the weights in `weights`, or of `timm:NAME=FILE`, or timm's own, downloaded if they may be;
+    * `random:NAME`: a timm network with random weights, always the same; `random-dense:NAME`: VADeR's network with
+     random weights and the recipes' decoder for that CNN;
+    * `timm:NAME`: with the weights in `weights`, or of `timm:NAME=FILE`, or timm's own weights, downloaded if allowed;
     * `torchvision:NAME=FILE`, and official files: `moco:FILE`, `densecl:FILE`, `pixpro:FILE`, `dino:FILE`,
       `dinov2:FILE`.
 
-    VARIANT is how to read a CNN: `hypercolumn` (the default), `last`, `stage:1` ... `stage:4`, `dilated` (see
-    `variants.read_cnn`); a vader model's encoder can be read so, too, and `dense` is its own map. Transformers have
-    `last` alone: the patches' tokens, at the patch's stride. With `:D`, or `@centred`, the encoder has to see pictures
-    first: give it to `fit`. The encoder's name is NAME, a plain word of up to 40 characters, or else the whole spec.
+    VARIANT selects the map of a CNN: `hypercolumn` (the default), `last`, `stage:1` ... `stage:4`, `dilated` (see
+    `variants.read_cnn`); these also work for a vader model's encoder, and `dense` is the model's own map. Transformers
+    have only `last`: the patch tokens, at the patch's stride. With `:D`, or `@centred`, the encoder must first see
+    images: call `fit`. The encoder's name is NAME, a plain word of up to 40 characters, or else the whole spec.
 
     Raises BadInput for anything else, BadCheckpoint for a file that does not fit.
     """
@@ -57,11 +57,12 @@ def open_encoder(
 
 
 def load(model: str | Path, *, device: str = "auto", precision: str = "fp32") -> Network | DenseEncoder:
-    """Load a model: of a run folder or `model.safetensors` the network, of other words of `open_encoder` the encoder.
+    """Load a model: the network of a run folder or `model.safetensors`, or the encoder of any other spec.
 
-    Both have `embed(images)`: float images (B, 3, H, W) in [0, 1] on the model's device -> L2-normalised maps
-    (B, D, h, w); `features(images)` are the same before they are normalised. A network's `card` says what it was made
-    of, an encoder's `facts` do. Raises BadInput for what names nothing, BadCheckpoint for a file that does not fit.
+    `open_encoder` describes the specs. Both results have `embed(images)`, from float images (B, 3, H, W) in [0, 1] on
+    the model's device to L2-normalised maps (B, D, h, w), and `features(images)`, the same without normalisation. A
+    network's `card`, or an encoder's `facts`, describe its origin. Raises BadInput for an unknown name or path,
+    BadCheckpoint for a file that does not fit.
     """
     where = choose_device(device)
     asked = parse(str(model))
@@ -76,10 +77,10 @@ def open_encoders(
     weights: Path | None = None,
     precision: str = "fp32",
 ) -> list[DenseEncoder]:
-    """Each encoder that a spec of `open_encoder` names; encoders are taken as they are.
+    """Open the encoder of each spec (see `open_encoder`); objects that are already encoders are returned unchanged.
 
-    `weights` are for all `timm:NAME` and `torchvision:NAME` without a file, which must be one network; the others do
-    without. Raises BadInput if nobody takes them, and as `open_encoder` does.
+    `weights` apply to all `timm:NAME` and `torchvision:NAME` without a file, which must be one network. Raises BadInput
+    if no spec uses them, and as `open_encoder` does.
     """
     words = [one for one in specs if isinstance(one, str)]
     files = dict(zip(words, share_weights(words, weights), strict=True))
@@ -95,7 +96,7 @@ def open_for_images(
     precision: str = "fp32",
     say: Say = silent,
 ) -> DenseEncoder:
-    """The encoder of a spec, fitted on 64 of the images, evenly from the list, if it has to see some first."""
+    """Open the encoder of a spec; if it must be fitted, fit it on 64 images at equal distances in the list."""
     encoder = open_encoder(str(spec), device, precision=precision)
     if encoder.pending is None:
         return encoder
@@ -105,16 +106,16 @@ def open_for_images(
 
 
 def fresh_encoder(config: NetworkConfig, name: str, seed: int = 0, device: str | torch.device = "cpu") -> DenseEncoder:
-    """A network with the random weights of `seed`: what an architecture is worth before it learns."""
+    """Return an encoder with the random weights of `seed`: the value of an architecture before training."""
     return _with_facts(_read_ours(_fresh(config, seed), None, name, {"source": "random", "seed": seed}, device), name)
 
 
 def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
-    """The encoder without its `:D` and `@centred`."""
+    """Open the encoder without its `:D` and `@centred`."""
     variant, told = asked.variant, asked.text
     if asked.kind in ("rgb", "sift"):
         if variant not in (None, "plain"):
-            raise BadInput(f"{told}: expected no variant of {asked.kind} but plain, got @{variant}")
+            raise BadInput(f"{told}: expected no variant of {asked.kind} but plain, found @{variant}")
         return (raw_colours if asked.kind == "rgb" else sift)(device)
     if asked.kind == "model":
         network = load_model(str(asked.file), device)
@@ -131,7 +132,7 @@ def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
         facts = {"source": "random", "seed": 0, "loaded": None, "lineage": "random weights"}
     elif asked.kind in ("timm", "torchvision"):
         if asked.kind == "torchvision" and not asked.file:
-            raise BadInput(f"{told}: expected torchvision:NAME=FILE, got no file; name one, or use timm:NAME")
+            raise BadInput(f"{told}: expected torchvision:NAME=FILE, found no file; give one, or use timm:NAME")
         found, facts = named_network(asked)
     else:
         found, facts = family_network(asked)
@@ -141,7 +142,7 @@ def _source(asked: Spec, device: str | torch.device) -> DenseEncoder:
 
 
 def _in_precision(encoder: DenseEncoder, device: str | torch.device, precision: str) -> DenseEncoder:
-    """The encoder, its features computed in bfloat16 where autocast allows it, if that is asked for."""
+    """Compute the encoder's features in bfloat16 where autocast allows it, if requested."""
     kind = torch.device(device).type
     if choose_precision(precision, kind) == "fp32":
         return encoder
@@ -165,26 +166,26 @@ def _fresh(config: NetworkConfig, seed: int = 0) -> Network:
 
 
 def _dense_config(name: str) -> NetworkConfig:
-    with torch.random.fork_rng(devices=[]):  # it builds networks to measure them
+    with torch.random.fork_rng(devices=[]):  # fitting_decoder builds networks
         widths = {} if name == NetworkConfig().encoder else fitting_decoder(name)
     return NetworkConfig.model_validate({"encoder": name} | widths)
 
 
 def _all(network: Network) -> dict[str, int]:
-    """`load_model` takes whole files only."""
+    """Count all tensors as matched, because `load_model` accepts only complete files."""
     return {"matched": len(network.state_dict()), "missing": 0, "unused": 0}
 
 
 def _read_ours(
     network: Network, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
 ) -> DenseEncoder:
-    """One of our networks by its own map, or its encoder as a variant has it."""
+    """Return an encoder of a vader network: its own map, or a variant of its encoder."""
     facts = {"loaded": None, "lineage": "random weights", **facts}
     own = "dense" if isinstance(network, DenseNetwork) else "hypercolumn"
     if (variant or own) != "dense":
         return read_cnn(network.encoder, variant or own, name, facts, device)
     if not isinstance(network, DenseNetwork):
-        raise BadInput(f"{name}: expected of MoCo's network a variant of its encoder, got @dense; it has no decoder")
+        raise BadInput(f"{name}: expected a variant of the encoder of MoCo's network, found @dense; it has no decoder")
     network = network.to(device)
     facts |= {"network": network.config.encoder, "architecture": "cnn", "variant": "dense"}
     facts |= normalisation(network.encoder)
@@ -202,7 +203,7 @@ def _read_transformer(
     network: ViT, variant: str | None, name: str, facts: dict[str, Any], device: str | torch.device
 ) -> DenseEncoder:
     if variant not in (None, "last"):
-        raise BadInput(f"{name}: expected @last of a transformer, which has one resolution, got @{variant}")
+        raise BadInput(f"{name}: expected @last of a transformer, which has one resolution, found @{variant}")
     network, patch = network.eval().to(device), network.strides[-1]
     facts = {**facts, "network": network.name, "architecture": "transformer", "variant": "last"}
     facts |= normalisation(network)

@@ -1,10 +1,10 @@
-"""The words for an encoder: [NAME=]SOURCE[@VARIANT[:D]][@centred].
+"""Parse the text form of an encoder: [NAME=]SOURCE[@VARIANT[:D]][@centred].
 
 runs/first                       a vader model's own features
-runs/first@last                  its encoder's deepest level
+runs/first@last                  the deepest level of its encoder
 timm:resnet50=r50.pth@dilated    a timm network with weights from a file
 moco:moco_v2.pth.tar@hypercolumn:128@centred
-ours=/long/way/to/runs/first     the same as without "ours=", by a name that fits a table
+ours=/long/path/to/runs/first    the same as without "ours=", with a short name for tables
 """
 
 import re
@@ -34,9 +34,9 @@ VARIANT = re.compile(r"(?P<variant>dense|dilated|hypercolumn|last|plain|stage:\d
 
 @dataclass(frozen=True)
 class Spec:
-    """An encoder as a user named it: `kind` is one of KINDS, of PLAIN, or 'model' for a path of ours.
+    """A parsed encoder spec: `kind` is one of KINDS, of PLAIN, or 'model' for the path of a vader model.
 
-    `title` is what tables call it, if the user chose that; `text` are the words without it.
+    `title` is the name in tables, if the user chose one; `text` is the spec without it.
     """
 
     text: str
@@ -50,31 +50,31 @@ class Spec:
 
     @property
     def takes_weights(self) -> bool:
-        """Whether its weights can come from a file that it does not name."""
+        """Whether `weights` can supply the weights."""
         return self.kind in ("timm", "torchvision") and self.file is None
 
 
 def parse(text: str, weights: Path | None = None) -> Spec:
-    """Take a spec apart; `weights` is the file of a `timm:` or `torchvision:` spec that names none.
+    """Parse a spec; `weights` is the file of a `timm:` or `torchvision:` spec without a file.
 
-    A plain word before the first = is a title, unless it begins as a source does (`timm:NAME=FILE`), or the word, or
-    all of the text but for its variant, is a path where something lies.
+    A plain word before the first = is a title, unless it starts like a source (`timm:NAME=FILE`), or the word, or the
+    whole text without its variant, is an existing path.
 
-    Raises BadInput for words that are none of the forms and for a path where nothing lies.
+    Raises BadInput for a text of no known form and for a path that does not exist.
     """
     title, text = _title(text)
     found = replace(_untitled(text), title=title)
     if weights is None:
         return found
     if not found.takes_weights:
-        raise BadInput(f"--weights is for a timm:NAME or torchvision:NAME without a file, {text!r} takes none")
+        raise BadInput(f"--weights is for a timm:NAME or torchvision:NAME without a file, found {text!r}; leave it out")
     return replace(found, file=weights)
 
 
 def share_weights(texts: Sequence[str], weights: Path | None) -> list[Path | None]:
-    """The file for each of several specs: `weights` for those that take it, which must be of one network, or none.
+    """Return the file for each of several specs: `weights` for specs that use it (of one network only), or None.
 
-    Raises BadInput if none takes it, if several networks would, and as `parse` does.
+    Raises BadInput if no spec uses it, if several networks would use it, and as `parse` does.
     """
     if weights is None:
         return [None] * len(texts)
@@ -82,18 +82,18 @@ def share_weights(texts: Sequence[str], weights: Path | None) -> list[Path | Non
     networks = {f"{one.kind}:{one.name}" for one in specs if one.takes_weights}
     if not networks:
         raise BadInput(
-            f"--weights is for a timm:NAME or torchvision:NAME without a file, got none among {', '.join(texts)}"
+            f"--weights is for a timm:NAME or torchvision:NAME without a file, found none among {', '.join(texts)}"
         )
     if len(networks) > 1:
         raise BadInput(
-            f"--weights: expected one network to load {weights} into, got {' and '.join(sorted(networks))}; "
-            "write each one's file into its words, timm:NAME=FILE"
+            f"--weights: expected one network to load {weights} into, found {' and '.join(sorted(networks))}; "
+            "give each network its file: timm:NAME=FILE"
         )
     return [weights if one.takes_weights else None for one in specs]
 
 
 def _title(text: str) -> tuple[str | None, str]:
-    """The title before the spec, if there is one, and the spec."""
+    """Split a text into the title, if there is one, and the spec."""
     word, equals, rest = text.partition("=")
     source, colon, _ = word.partition(":")
     if not (equals and rest and TITLE.fullmatch(word)) or (colon and source in KINDS):
@@ -114,12 +114,12 @@ def _untitled(text: str) -> Spec:
     elif Path(source).exists():
         found = Spec(text, "model", file=Path(source), variant=variant, dim=dim, centred=centred)
     else:
-        raise BadInput(f"model: expected {ACCEPTED}, got {text!r}, which is no file either; check the path or the name")
+        raise BadInput(f"model: expected {ACCEPTED}, found {text!r}, which is not a file; check the path or the name")
     return found
 
 
 def _without_variant(text: str) -> tuple[str, str | None, int | None, bool]:
-    """Source, variant, dimensions, centred. A path may itself hold an @: what lies there wins, then known words."""
+    """Split a spec into source, variant, dimensions, centred. In a path with an @, existing files win over variants."""
     source, variant, dim, centred = text, None, None, False
     while "@" in source and not _lies_there(source):
         before, _, word = source.rpartition("@")
@@ -131,8 +131,8 @@ def _without_variant(text: str) -> tuple[str, str | None, int | None, bool]:
             dim = int(match["dim"]) if match["dim"] else None
         elif (":" in before and "/" not in word) or Path(before).exists() or before in PLAIN:
             raise BadInput(
-                f"model: expected after @ one of {', '.join(CNN_VARIANTS)}, with :D to reduce it to D dimensions, "
-                f"then perhaps @centred, got {word!r} in {text!r}"
+                f"model: expected after @ one of {', '.join(CNN_VARIANTS)}, optionally with :D to reduce it to D "
+                f"dimensions, and optionally @centred after it, found {word!r} in {text!r}"
             )
         else:
             break
@@ -140,16 +140,16 @@ def _without_variant(text: str) -> tuple[str, str | None, int | None, bool]:
 
 
 def _lies_there(source: str) -> bool:
-    """Whether the source, or what follows its colon or equals sign, is a path where something lies."""
+    """Tell whether the source, or the part after its colon or equals sign, is an existing path."""
     return any(path and Path(path).exists() for path in (source, source.partition(":")[2], source.partition("=")[2]))
 
 
 def _name_and_file(kind: str, rest: str) -> tuple[str, Path | None]:
-    """A timm network's name and a file, whichever the kind of spec has."""
+    """Split a source into a timm network's name and a file, as its kind requires."""
     if kind in ("timm", "torchvision"):
         name, equals, file = rest.partition("=")
         if equals and not file:
-            raise BadInput(f"model: expected a file after = in {kind}:{rest}, got nothing; name one or leave out the =")
+            raise BadInput(f"model: expected a file after = in {kind}:{rest}, found none; give one or leave out the =")
         return name, Path(file) if file else None
     if kind.startswith("random"):
         return rest, None

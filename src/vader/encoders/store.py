@@ -1,7 +1,7 @@
-"""Features of a whole set within a stated amount of memory, and the one pass over its pictures that makes them.
+"""Store the features of a whole set within a memory limit, and compute them in one pass over the images.
 
-Arrays stay in memory while they fit; from the first that does not, all of them lie in a temporary file that has no
-name (whatever stops the process, nothing stays behind) and are mapped. Axes: C channels, H W pixels, h w cells.
+Arrays stay in memory while they fit. When one does not fit, all of them move to a temporary file, which is mapped into
+memory. The file has no name, so nothing remains when the process stops. Axes: C channels, H W pixels, h w cells.
 """
 
 import mmap
@@ -28,7 +28,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_memory(text: str | None) -> int:
-    """'2GB', '500 MB' or a number of bytes -> bytes; None: half of what is free now. Raises BadInput."""
+    """Parse '2GB', '500 MB' or a number of bytes; None means half of the free memory. Raises BadInput."""
     if text is None:
         return free_memory() // 2
     words = text.strip().upper().replace(" ", "")
@@ -38,12 +38,12 @@ def parse_memory(text: str | None) -> int:
     except (ValueError, KeyError, OverflowError):
         found = 0
     if found <= 0:
-        raise BadInput(f"--memory: expected an amount such as 2GB or 500MB, got {text!r}")
+        raise BadInput(f"--memory: expected an amount such as 2GB or 500MB, found {text!r}")
     return found
 
 
 def free_memory() -> int:
-    """Bytes that can be had without swapping."""
+    """Return the number of bytes available without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("MemAvailable"))) * 1024
@@ -52,13 +52,13 @@ def free_memory() -> int:
 
 
 class Budget:
-    """How many bytes several stores together may hold in memory, hold, and ever held."""
+    """A memory limit for several stores together, and how many bytes they hold and held at most."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.held, self.most, self.spilled = limit, 0, 0, 0
 
     def take(self, count: int) -> bool:
-        """Hold so many bytes more, unless they exceed the limit."""
+        """Take `count` bytes if the limit allows it; return whether it does."""
         if self.held + count > self.limit:
             return False
         self.held += count
@@ -66,13 +66,13 @@ class Budget:
         return True
 
     def need(self, count: int) -> None:
-        """Hold so many bytes more, whatever the limit: of what can lie on no disk, the report tells the truth."""
+        """Take `count` bytes regardless of the limit, for data that cannot go to a disk; the report then shows it."""
         self.held += count
         self.most = max(self.most, self.held)
 
     @contextmanager
     def reserved(self, count: int) -> Iterator[None]:
-        """For a while the limit is so many bytes lower: they are for work that comes after."""
+        """Lower the limit by `count` bytes inside the block, to keep them free for later work."""
         self.limit -= count
         try:
             yield
@@ -80,40 +80,40 @@ class Budget:
             self.limit += count
 
     def give(self, count: int) -> None:
-        """Hold so many bytes less."""
+        """Release `count` bytes."""
         self.held -= count
-        assert self.held >= 0, "more was given back than was taken"
+        assert self.held >= 0, "more bytes were released than taken"
 
 
 def check_disk(size: int, folder: Path | None) -> None:
-    """Raises BadInput unless the disk that features go to beyond the budget has so many bytes free."""
+    """Check that the disk for features beyond the budget has `size` bytes free. Raises BadInput if not."""
     place = folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(place).free
     if size > free:
         raise BadInput(
-            f"{place}: expected room for about {size / 1e9:.1f} GB of features beyond --memory, {free / 1e9:.1f} GB "
-            "are free; make room, let TMPDIR name a folder on a larger disk, raise --memory, or reduce the features "
-            "(@last, or :64 for 64 dimensions)"
+            f"{place}: expected room for about {size / 1e9:.1f} GB of features beyond --memory, found "
+            f"{free / 1e9:.1f} GB free; make room, set TMPDIR to a folder on a larger disk, raise --memory, or reduce "
+            "the features (@last, or :64 for 64 dimensions)"
         )
 
 
 class Store(Sequence):
-    """Arrays in the order in which they came, in memory or in a file. A context, which gives both back.
+    """Arrays in the order of their arrival, in memory or in a file. A context manager, which releases both.
 
-    If it is told that `expected` arrays will come, it raises BadInput at the first, and again before the first byte is
-    written, if as many of the mean size of those so far fit neither in the budget nor on the disk.
+    With `expected` arrays announced, it raises BadInput at the first array, and again before the first byte is written,
+    if that many arrays of the mean size so far fit neither in the budget nor on the disk.
     """
 
     def __init__(self, budget: Budget, folder: Path | None = None, expected: int = 0) -> None:
         self.budget, self.folder, self.expected = budget, folder, expected
         self.arrays: list[np.ndarray] = []
-        self.places: list[tuple[int, tuple[int, ...], np.dtype]] = []  # where in the file, shape, kind
+        self.places: list[tuple[int, tuple[int, ...], np.dtype]] = []  # position in the file, shape, type
         self.file: Any = None
         self.map: mmap.mmap | None = None
         self.size = 0  # of the file
 
     def append(self, array: np.ndarray) -> None:
-        """Keep one more array."""
+        """Add an array."""
         array = np.ascontiguousarray(array)
         if self.file is None:
             if not self.arrays:
@@ -147,7 +147,7 @@ class Store(Sequence):
 
     @contextmanager
     def _told_where(self) -> Iterator[None]:
-        """A full disk does not say where it is full."""
+        """Add the folder to an OSError: the error of a full disk does not name it."""
         try:
             yield
         except OSError as error:
@@ -164,19 +164,19 @@ class Store(Sequence):
         return np.ndarray(shape, kind, self._mapped(start + int(np.prod(shape)) * kind.itemsize), start)
 
     def _mapped(self, end: int) -> mmap.mmap:
-        """The file's bytes, up to `end` at least."""
+        """Return the file's bytes, at least up to `end`."""
         if self.map is None or len(self.map) < end:
             with self._told_where():
                 self.file.flush()
-            # A private copy on write: torch wants memory that could be written to, and nobody does.
+            # Copy on write: torch requires writable memory, although no code writes to it.
             self.map = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
         return self.map
 
     def joined(self) -> np.ndarray:
-        """All arrays, alike but in their first axis, as one along it.
+        """Concatenate all arrays along their first axis; their other axes must be equal.
 
-        In memory that is a copy, and the arrays become parts of it. While it is made there are both; if that is too
-        much, they go to the file, where they lie one after the other anyhow.
+        In memory this makes a copy, and the arrays become parts of it; for a short time both exist. If there is no room
+        for both, the arrays move to the file, where they are already contiguous.
         """
         size = sum(array.nbytes for array in self.arrays)
         if self.file is None and self.budget.take(size):
@@ -201,18 +201,18 @@ class Store(Sequence):
         self.places.clear()
         self.map = None  # it is unmapped when the last array on it is gone
         if self.file is not None:
-            with suppress(OSError):  # of a full disk, once more
+            with suppress(OSError):  # the disk may be full
                 self.file.close()
 
 
 class Maps(Sequence):
-    """A store of cells (h, w, C), which probes read a few of at a time, as maps (C, h, w)."""
+    """A store of cells (h, w, C), of which probes read a few at a time, as maps (C, h, w)."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def append(self, one: Float[Tensor, "C h w"]) -> None:
-        """Keep one more map."""
+        """Add a map."""
         self.store.append(one.permute(1, 2, 0).contiguous().numpy())
 
     def __len__(self) -> int:
@@ -230,16 +230,16 @@ class Maps(Sequence):
 
 def encode(
     encoder: DenseEncoder,
-    examples: Sequence,  # of Example; a type check of one would read a picture
+    examples: Sequence,  # of Example; a type check of one would read an image
     *,
     batch: int = 16,
     dtype: torch.dtype = torch.float16,
     embed: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Example, Float[Tensor, "C h w"]]]:
-    """Each example with its map, in order; `batch` pictures are read at a time, those of one size go together.
+    """Yield each example with its map, in order; `batch` images are read at a time, those of one size together.
 
-    Raises BadInput for features that are not finite, naming the encoder.
+    Raises BadInput, naming the encoder, for features that are not finite.
     """
     for start in range(0, len(examples), batch):
         some = [examples[i] for i in range(start, min(start + batch, len(examples)))]
@@ -257,7 +257,7 @@ def encode(
 def fill(
     maps: Maps, truths: Store, pairs: Iterator[tuple[Example, Float[Tensor, "C h w"]]], depth: bool = False
 ) -> None:
-    """Keep all maps of `encode`, and beside them the examples' labels or depths."""
+    """Store all maps of `encode`, and the examples' labels or depths."""
     for example, one in pairs:
         truth = example.depth if depth else example.labels
         assert truth is not None, "the set has the truth that the exam is about"

@@ -1,14 +1,14 @@
-"""Images larger than the memory allows, tile by tile: the whole image's map, without its activations.
+"""Compute the maps of large images tile by tile: the map of the whole image without its activations in memory.
 
-Tiles overlap. What convolutions add at a tile's edges (zeros, where the image goes on) reaches into it, but most of it
-not far: only the inner part of a tile counts, and between two inner parts the maps are blended.
+Tiles overlap. At a tile's edges convolutions add zeros where the image continues. Most of this error stays near the
+edge, so only the inner part of a tile counts, and the maps are blended between two inner parts.
 
-That alone is not enough. Group norm, which our decoder has in every branch, divides by statistics of the whole map, so
-a tile's map differs from the image's everywhere (by 9 to 15 % of its norm on frames of DAVIS, trained weights).
-`whole_statistics` gathers them over all tiles first: three passes for our decoder, one for each layer of norms. The
-statistics of the image reduced to one tile's size would cost less, and were as wrong as a tile's own (11 %).
+This is not enough. Group norm, which our decoder has in every branch, divides by statistics of the whole map, so a
+tile's map differs from the image's map everywhere (by 9 to 15 % of its norm on frames of DAVIS, trained weights).
+`whole_statistics` first gathers them over all tiles: three passes for our decoder, one for each layer of norms. The
+statistics of the image reduced to one tile's size would be cheaper, but have the same error as a tile's own (11 %).
 
-Other layers that look at a whole map (attention, squeeze and excitation) see each tile as an image of its own.
+Other layers that use a whole map (attention, squeeze and excitation) treat each tile as an image of its own.
 
 Axes: B images, C channels, D embedding, H W pixels, h w cells.
 """
@@ -28,15 +28,15 @@ from vader.errors import BadInput
 from vader.models.backbones import LEVEL_STRIDES
 from vader.models.groupnorm import GroupNorm
 
-TILE = 1536  # pixels; images of no more than a tile's go whole, as 1920 x 1080 does
-OVERLAP = 384  # pixels: with 256 lines near the seams were wrong by 2 to 3 %, of tf_efficientnet_lite0
-BESIDE = 256  # pixels: overlap of the tiles that moments are gathered from, which are means over many cells
-PASSES = 3  # over these, for so many norms our decoder has above each other
-ALIGN = LEVEL_STRIDES[-1]  # tiles begin at whole cells of the coarsest level, so that these lie as the image's do
+TILE = 1536  # pixels; images with at most a tile's area are not tiled, such as 1920 x 1080
+OVERLAP = 384  # pixels: with 256 px the error near the seams was 2 to 3 % (tf_efficientnet_lite0)
+BESIDE = 256  # pixels: overlap of the tiles for the statistics, which are means over many cells
+PASSES = 3  # over these tiles: our decoder has three norms in sequence
+ALIGN = LEVEL_STRIDES[-1]  # tiles start at whole cells of the coarsest level, so that cells match the image's
 
 
 class Span(NamedTuple):
-    """A tile's pixels along one axis, and its core: cores lie side by side and together are the image."""
+    """A tile's pixels along one axis, and its core; the cores together are the image, without overlap."""
 
     start: int
     stop: int
@@ -45,22 +45,22 @@ class Span(NamedTuple):
 
 
 def tile_for(height: int, width: int, tile: int | None = None) -> int | None:
-    """The side of the tiles that an image of H x W px goes by: as asked, or chosen; None if it goes whole."""
+    """Return the tile side for an image of H x W px: the given one, or the default; None for no tiles."""
     if tile is None:
         return TILE if height * width > TILE**2 else None
     return tile if max(height, width) > tile else None
 
 
 def check_tile(tile: int | None, overlap: int = OVERLAP, stride: int = 4) -> None:
-    """Raises BadInput for tiles of which their overlap leaves nothing."""
+    """Check that a tile is larger than its overlap. Raises BadInput if not."""
     align = math.lcm(ALIGN, stride)
     least = overlap + 2 * align
     if overlap < 0 or (tile is not None and tile < least):
-        raise BadInput(f"--tile: expected at least {least} px, for tiles overlap by {overlap} px, got {tile}")
+        raise BadInput(f"--tile: expected at least {least} px, because tiles overlap by {overlap} px, found {tile}")
 
 
 def count_tiles(height: int, width: int, tile: int, overlap: int = OVERLAP, stride: int = 4) -> int:
-    """How many tiles an image has."""
+    """Count the tiles of an image."""
     align = math.lcm(ALIGN, stride)
     return len(spans(height, tile, overlap, align)) * len(spans(width, tile, overlap, align))
 
@@ -75,9 +75,9 @@ def by_tiles(
     norms: Sequence[GroupNorm] = (),
     normalised: bool = True,
 ) -> Float[Tensor, "B D h w"]:
-    """`maps` of the images, of a whole one or tile by tile, on the images' device, float32.
+    """Compute `maps` of the images, whole or tile by tile, on the images' device, float32.
 
-    `maps` gives maps at `stride`, L2-normalised ones if `normalised` says so: blends of them are normalised again.
+    `maps` returns maps at `stride`. If `normalised`, they are L2-normalised, and blended maps are normalised again.
     `norms` are the group norms that it uses (`groupnorm.settable_norms`). Memory: the map and one tile. Time: one pass
     over the tiles, and `passes` more if there are norms. Raises BadInput as `check_tile` does.
     """
@@ -85,7 +85,7 @@ def by_tiles(
     if (side := tile_for(H, W, tile)) is None:
         return maps(images).float().to(images.device)
     check_tile(side, overlap, stride)
-    if len(images) > 1:  # statistics are an image's own
+    if len(images) > 1:  # statistics belong to one image
         each = [by_tiles(maps, one, stride, side, overlap, passes, norms, normalised) for one in images.split(1)]
         return torch.cat(each)
     align = math.lcm(ALIGN, stride)
@@ -107,20 +107,20 @@ def by_tiles(
             part = part * (down[:, None] * across)
             total[..., top : top + part.shape[2], left : left + part.shape[3]] += part
     assert total is not None
-    for line in total.unbind(2) if normalised else ():  # row by row: a second map would be as large as the first
+    for line in total.unbind(2) if normalised else ():  # row by row, to avoid a second map in memory
         line.copy_(F.normalize(line, dim=1))
     return total
 
 
 def spans(length: int, tile: int, overlap: int, align: int = ALIGN) -> list[Span]:
-    """As few tiles over `length` px as overlap by `overlap` px at least, and no larger than it takes.
+    """Return the smallest number of tiles over `length` px that overlap by at least `overlap` px, as small as possible.
 
-    They begin at multiples of `align`, at nearly equal steps.
+    They start at multiples of `align`, at nearly equal distances.
     """
     tile = tile // align * align
     if length <= tile:
         return [Span(0, length, 0, length)]
-    step = tile - overlap - align  # placing at multiples of `align` may move two tiles apart by as much
+    step = tile - overlap - align  # alignment may move two tiles apart by up to `align`
     assert step > 0, "see check_tile"
     count = 1 + -(-(length - tile) // step)
     tile = -(-(length + (count - 1) * (overlap + align)) // (count * align)) * align
@@ -131,9 +131,9 @@ def spans(length: int, tile: int, overlap: int, align: int = ALIGN) -> list[Span
 
 
 def weights(span: Span, length: int, stride: int, ramp: int) -> Float[Tensor, "cells"]:
-    """How much each of a tile's cells counts: 1 in its core, falling over `ramp` px about each inner edge of it.
+    """Return the weights of a tile's cells: 1 in its core, falling over `ramp` px around each inner edge of the core.
 
-    Those of all tiles sum to 1 at every cell, for what one falls the next one rises.
+    The weights of all tiles sum to 1 at every cell: one tile's weight falls as the next one's rises.
     """
     cells = torch.arange(span.start // stride, -(-span.stop // stride))
     centres = (cells + 0.5) * stride
@@ -149,10 +149,10 @@ def whole_statistics(
     tiles: Sequence[tuple[Span, Span]],
     passes: int = PASSES,
 ) -> Iterator[None]:
-    """Within it, the norms have the statistics of the whole image, gathered by `passes` passes over its tiles' cores.
+    """Set the norms to the whole image's statistics inside the block, from `passes` passes over the tiles' cores.
 
-    `run(row, column)` computes a tile. The input of a norm that has others beneath it depends on their statistics, so
-    each pass makes one more layer of norms exact.
+    `run(row, column)` computes a tile. A norm's input depends on the statistics of the norms before it, so each pass
+    makes one more layer of norms exact.
     """
     try:
         for _ in range(passes if norms else 0):
@@ -169,6 +169,6 @@ def whole_statistics(
 
 
 def _shares(span: Span) -> tuple[float, float]:
-    """The core's edges as shares of the tile; the last tile is padded, as the image would be, and that counts."""
+    """Return the core's edges as shares of the tile; the last tile's padding counts, as it does for the image."""
     padded = -(-(span.stop - span.start) // ALIGN) * ALIGN
     return (span.low - span.start) / padded, (span.high - span.start) / padded if span.high < span.stop else 1.0

@@ -1,4 +1,4 @@
-"""The ways to read a dense map off a convolutional network that was made for whole images.
+"""The variants: dense maps of a convolutional network that was made for whole images.
 
 Axes: B images, C channels, H W pixels, h w cells.
 """
@@ -19,15 +19,15 @@ from vader.models.network import hypercolumn
 from vader.models.padding import mean_padded
 
 COARSEST = LEVEL_STRIDES[-1]
-PIXELS_A_THREAD = 256 * 256  # that a processor reads at a time; more leave its caches and take up to 1.4 times as long
+PIXELS_A_THREAD = 256 * 256  # per CPU thread at a time; more leave the caches and take up to 1.4 times as long
 
 
 def read_cnn(encoder: CNN, variant: str, name: str, facts: dict[str, Any], device: str | torch.device) -> DenseEncoder:
-    """The encoder's map as the variant has it:
+    """Return an encoder with the map of a variant:
 
-    * `hypercolumn`: all levels, each L2-normalised, bilinearly brought to stride 4 and concatenated;
+    * `hypercolumn`: all levels, each L2-normalised, bilinearly resized to stride 4 and concatenated;
     * `last`: the deepest level, stride 32; `stage:1` to `stage:4`: the level at stride 4, 8, 16, 32;
-    * `dilated`: the deepest level at stride 4, strides traded for dilation (it changes the encoder's modules).
+    * `dilated`: the deepest level at stride 4, strides replaced by dilation (this changes the encoder's modules).
 
     Raises BadInput for another variant.
     """
@@ -45,16 +45,16 @@ def read_cnn(encoder: CNN, variant: str, name: str, facts: dict[str, Any], devic
         stride, channels = LEVEL_STRIDES[index], encoder.channels[index]
         read = lambda images: _level(encoder, images, index, COARSEST, stride)  # noqa: E731
     else:
-        raise BadInput(f"{name}: expected of a CNN one of {', '.join(CNN_VARIANTS)}, got @{variant}")
+        raise BadInput(f"{name}: expected for a CNN one of {', '.join(CNN_VARIANTS)}, found @{variant}")
     norms = tuple(settable_norms(encoder))
     return DenseEncoder(name, stride, channels, on_device(read, device), facts=facts, norms=norms)
 
 
 def on_device(read: Callable[[Tensor], Tensor], device: str | torch.device) -> Callable[[Tensor], Tensor]:
-    """`read` for images of any device, without gradients; a processor reads few at a time, which is faster."""
+    """Wrap `read` for images of any device, without gradients; on a CPU in small batches, which is faster."""
     on_cpu = torch.device(device).type == "cpu"
 
-    @torch.no_grad()  # not inference mode: a probe will compute gradients with these
+    @torch.no_grad()  # not inference mode: a probe computes gradients with these
     def features(images: Tensor) -> Tensor:
         area = images.shape[2] * images.shape[3]
         few = max(1, PIXELS_A_THREAD * torch.get_num_threads() // max(1, area))
@@ -66,11 +66,11 @@ def on_device(read: Callable[[Tensor], Tensor], device: str | torch.device) -> C
 
 
 def normalisation(encoder: Any) -> dict[str, list[float]]:
-    """What an encoder subtracts from its images and divides them by, for `facts`."""
+    """Return the mean and deviation of an encoder's normalisation, for `facts`."""
     return {word: [round(float(v), 4) for v in getattr(encoder, word).flatten()] for word in ("mean", "std")}
 
 
 def _level(encoder: CNN, images: Tensor, index: int, multiple: int, stride: int) -> Tensor:
-    """One level of the encoder, cropped to the images' own cells."""
+    """Compute one level of the encoder, cropped to the images' own cells."""
     h, w = (-(-side // stride) for side in images.shape[2:])
     return encoder(mean_padded(images, multiple, encoder.mean))[index][..., :h, :w].float()

@@ -1,6 +1,6 @@
-"""Weight files that others publish, into networks: which names they use, and what was found in them.
+"""Load published weight files into networks, by the tensor names of the code that wrote them.
 
-Names are those of the upstream code: facebookresearch/moco (main_moco.py), WXinlong/DenseCL (openselfsup/models/
+The names are those of the upstream code: facebookresearch/moco (main_moco.py), WXinlong/DenseCL (openselfsup/models/
 densecl.py, tools/extract_backbone_weights.py), zdaxie/PixPro (main_pretrain.py, contrast/models/PixPro.py),
 facebookresearch/dino (utils.py, main_dino.py), facebookresearch/dinov2 (dinov2/models/vision_transformer.py).
 """
@@ -18,8 +18,8 @@ from vader.errors import BadCheckpoint
 from vader.models.backbones import CNN, IMAGENET, ViT, backbone, published_tensors, vit_of
 from vader.models.foreign import LoadReport, initialise_encoder, load_into, read_foreign
 
-# Where each code base keeps the network that it hands on, the first that is there. A file of the query encoder alone
-# has no prefix.
+# The prefixes of the wanted network in each code base; the first one that exists is used. A file of the query encoder
+# alone has no prefix.
 FAMILIES = {
     "moco": ("module.encoder_q.", "encoder_q.", "module.base_encoder.", ""),
     "densecl": ("backbone.", "encoder_q.0.", ""),
@@ -42,9 +42,9 @@ ADVICE = "check that the file is of this network"
 
 
 def named_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
-    """The network of a `timm:` or `torchvision:` spec with its weights, and its facts.
+    """Load the network of a `timm:` or `torchvision:` spec with its weights; return it and its facts.
 
-    Raises BadInput for weights that cannot be had, BadCheckpoint for a file that does not fit.
+    Raises BadInput for weights that are not available, BadCheckpoint for a file that does not fit.
     """
     network = backbone(spec.name)
     if spec.file:
@@ -63,9 +63,9 @@ def named_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
 
 
 def family_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
-    """The network in a file of MoCo, DenseCL, PixPro, DINO or DINOv2, and its facts; what it is, the shapes say.
+    """Load the network in a file of MoCo, DenseCL, PixPro, DINO or DINOv2; return it and its facts.
 
-    Raises BadInput for no file, BadCheckpoint for one of another making.
+    The shapes determine the architecture. Raises BadInput for a missing file, BadCheckpoint for another kind of file.
     """
     assert spec.file is not None
     tensors, told = read_foreign(spec.file), str(spec.file)
@@ -85,7 +85,7 @@ def family_network(spec: Spec) -> tuple[CNN | ViT, dict[str, Any]]:
 
 
 def _find(spec: Spec, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-    """The prefix of the family's network in a file, and whether it is a ResNet or a transformer."""
+    """Find the prefix of the family's network in a file, and whether it is a ResNet or a transformer."""
     kinds = FIRST if spec.kind.startswith("dino") else {"resnet": FIRST["resnet"]}
     for prefix in FAMILIES[spec.kind]:
         for kind, first in kinds.items():
@@ -93,8 +93,8 @@ def _find(spec: Spec, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
                 return prefix, kind
     wanted = " or ".join(prefix + first for first in kinds.values() for prefix in FAMILIES[spec.kind])
     raise BadCheckpoint(
-        f"{spec.file}: expected a {spec.kind} file, with a tensor {wanted}, got {len(tensors)} others such as "
-        f"{next(iter(tensors))}; is it of {spec.kind}?"
+        f"{spec.file}: expected a {spec.kind} file, with a tensor {wanted}, found {len(tensors)} others such as "
+        f"{next(iter(tensors))}; check that it is of {spec.kind}"
     )
 
 
@@ -105,14 +105,14 @@ def _resnet_name(told: str, tensors: Mapping[str, Tensor]) -> str:
     middle = tensors.get("layer1.0.conv2.weight", torch.zeros(0)).shape[0]
     if (counts, bottleneck, middle) not in RESNETS:
         raise BadCheckpoint(
-            f"{told}: expected a ResNet ({', '.join(RESNETS.values())}), got {counts} blocks of {middle} channels; "
+            f"{told}: expected a ResNet ({', '.join(RESNETS.values())}), found {counts} blocks of {middle} channels; "
             "open it as timm:NAME=FILE"
         )
     return RESNETS[counts, bottleneck, middle]
 
 
 def _normalise(network: CNN | ViT) -> None:
-    """ImageNet's mean and deviation, which all these were trained with, whatever timm has for the network's name."""
+    """Set ImageNet's mean and deviation: all these weights were trained with them, even if timm has others."""
     for buffer, values in zip((network.mean, network.std), IMAGENET, strict=True):
         buffer.copy_(torch.tensor(values).view(3, 1, 1))
 

@@ -60,11 +60,12 @@ def evaluate_encoders(
 ) -> Evaluation:
     """Evaluate encoders with a named protocol and write a report to `out`.
 
-    The folder gets report.json, .md and .html, predictions/ and pictures.npz. `encoders` are encoders or names for
+    The folder receives report.json, .md and .html, predictions/ and pictures.npz. `encoders` are encoders or names for
     `open_encoder`; trial t has seed `seed` + t. Features stay within `memory` (bytes, or a size such as "2GB"; None:
-    half of the free memory); the rest is stored in a file in `scratch`. Features of at most `batch` pictures come on
-    top. `pictures=False` leaves out charts and example pictures; tables, numbers and predictions are the same. `say`
-    receives progress lines. Only seeds, trials, encoders and data change a score.
+    half of the free memory); the rest is stored in a file in `scratch`. The features of one batch of at most `batch`
+    images are held in addition. `pictures=False` leaves out charts and example pictures, which take most of the time of
+    a small evaluation; tables, numbers and predictions are the same. `say` receives progress lines. Only seeds, trials,
+    encoders and data change a score.
 
     Raises BadInput for unknown names, data that does not match its layout, features that are not finite and an `out`
     that is not empty. All are found before the first encoder is evaluated, except features that are not finite for

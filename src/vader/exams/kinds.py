@@ -69,7 +69,7 @@ def open_sets(protocol: Any, root: Path) -> Sets:
 def label_pages(
     results: Sequence[Result], protocol: Any, sets: Sets, folder: Path, folders: dict[str, str], pictures: bool = True
 ) -> tuple[list[Table], list[Group]]:
-    """Classes, and the best and worst pictures."""
+    """Make the tables and charts of classes, and show the best and worst pictures."""
     if not pictures:
         return class_tables(results, sets), []
     groups = [*class_charts(results, sets, folder)]

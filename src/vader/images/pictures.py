@@ -48,7 +48,7 @@ def read_image(images: ImageList, index: int, shortest: int = 0) -> UInt8[np.nda
     if min(image.shape[:2]) < MIN_IMAGE_SIDE:
         height, width = image.shape[:2]
         raise UnreadableImage(
-            f"{images.path(index)}: expected at least {MIN_IMAGE_SIDE} px a side, got {width}x{height}"
+            f"{images.path(index)}: expected at least {MIN_IMAGE_SIDE} px a side, found {width}x{height}"
         )
     return image
 

@@ -1,1 +1,1 @@
-"""Models on images of your own: embed, show, propagate, index and search."""
+"""Use models on your own images: embed, show, propagate, index and search."""

@@ -1,4 +1,4 @@
-"""Dense maps of a list of images, of any size, on disk: written in a stream, continued after a stop.
+"""Write dense maps of a list of images of any size to disk, one after the other; resume after a stop.
 
 Axes: B images, D embedding, H W pixels, h w cells.
 """
@@ -36,11 +36,11 @@ def write_maps(
     workers: int = 2,
     say: Say = silent,
 ) -> tuple[int, list[dict[str, str]]]:
-    """Write `NAME.npy` (D, h, w) float16 for every image, and `manifest.jsonl`; how many were written, what was not.
+    """Write `NAME.npy` (D, h, w) float16 for every image, and `manifest.jsonl`. Return the count and the skipped files.
 
-    `identity` names the model, and `precision` what the encoder computes in. A folder begun with the same model and
-    settings is completed, another is refused with BadInput, as is a `tile` that its overlap leaves nothing of.
-    `manifest.jsonl` has a line an image: name, map, shape, width and height of the file and as embedded, and of a
+    `identity` identifies the model; `precision` is the encoder's. A folder of the same model and settings is completed.
+    Raises BadInput for a folder of another model or settings, and for a `tile` that is not larger than its overlap.
+    `manifest.jsonl` has one line per image: name, map, shape, width and height of the file and as embedded, and for a
     large image the side of its tiles.
     """
     check_tile(tile, stride=encoder.stride)
@@ -58,7 +58,7 @@ def write_maps(
             if side is not None:
                 count = count_tiles(height, width, side, stride=encoder.stride)
                 say(
-                    f"{group[0].name}: {width}x{height} px, by {count} tiles of up to {side} px that overlap by "
+                    f"{group[0].name}: {width}x{height} px, in {count} tiles of up to {side} px with an overlap of "
                     f"{OVERLAP} px"
                 )
             maps = maps_of(encoder, to_tensor([image.pixels for image in group]), tile=tile).half().cpu().numpy()
@@ -71,7 +71,7 @@ def write_maps(
     skipped = faults.as_json()
     write_json(out / SKIPPED, skipped)
     if skipped:
-        say(f"warning: {len(skipped)} files could not be read, first {skipped[0]['name']}: {skipped[0]['reason']}")
+        say(f"warning: {len(skipped)} files could not be read, the first {skipped[0]['name']}: {skipped[0]['reason']}")
     if len(skipped) == len(images):
         raise BadInput(
             f"none of {len(todo)} images could be read; the first: {skipped[0]['name']}: {skipped[0]['reason']}"
@@ -84,7 +84,7 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 
 def _read_manifest(path: Path) -> set[str]:
-    """The names of the images whose maps are there. A line that a kill cut short is dropped: its map is made again."""
+    """Read the names of the images with a map. An incomplete last line is dropped, and its map is made again."""
     if not path.exists():
         return set()
     lines = path.read_text().splitlines(keepends=True)
@@ -95,7 +95,7 @@ def _read_manifest(path: Path) -> set[str]:
 
 
 def _store(out: Path, image: Picture, one: np.ndarray) -> dict[str, object]:
-    # Names of a list file may lead out of its folder; their maps may not lead out of ours.
+    # Names in a list file may point outside its folder; their maps must stay inside ours.
     target = out / "maps" / (image.name.lstrip("/").replace("../", "_up_/") + ".npy")
     target.parent.mkdir(parents=True, exist_ok=True)
     buffer = BytesIO()

@@ -1,6 +1,6 @@
-"""A person's own clip: the masks of one frame or a few, carried through all others; a stopped run goes on.
+"""Propagate the masks of one or a few frames through a user's clip; resume a stopped run.
 
-Memory does not grow with the clip: a frame, the context of the protocol, and no more.
+Memory does not grow with the clip: it holds one frame and the protocol's context frames.
 """
 
 import shutil
@@ -31,8 +31,8 @@ from vader.runtime.states import load_state, save_state, states
 
 FORMAT = 1
 BEGUN, DONE = "begun.json", "propagate.json"
-FITTED_ON = 16  # frames, evenly from the clip, for encoders that have to see some first
-KEEP_EVERY = 60.0  # seconds of work that a kill may cost; to put a state away takes up to one
+FITTED_ON = 16  # frames at equal distances, for encoders that must be fitted
+KEEP_EVERY = 60.0  # seconds of work that a kill may lose; saving a state takes up to one second
 
 Say = Callable[[str], None]
 
@@ -52,25 +52,24 @@ def propagate_clip(
     keep_every: float = KEEP_EVERY,
     say: Say | None = None,
 ) -> dict[str, Any]:
-    """Write a mask for every frame of a clip; returns what `propagate.json` says.
+    """Write a mask for every frame of a clip; return the content of `propagate.json`.
 
-    `video` is a folder of frames or a video file; `masks` an indexed or grey PNG for the first frame, or a folder of
-    such, called as the frames or by their numbers. In them 0 is background, 1 to 254 are objects and 255 is void; where
-    there are 0 and 255 alone, 255 is the object, 1. Frames before the first mask are background throughout. `size`, in
-    pixels, is the short side that the encoder sees, in place of the protocol's resizing. An encoder that has to see
-    pictures first is fitted on 16 frames.
+    `video` is a folder of frames or a video file. `masks` is an indexed or grey PNG for the first frame, or a folder of
+    PNGs named like the frames or by their numbers: 0 is background, 1 to 254 are objects and 255 is void. If a mask has
+    only 0 and 255, 255 is object 1. Frames before the first mask are all background. `size`, in pixels, is the short
+    side of the frames for the encoder, instead of the protocol's resizing. A pending encoder is fitted on 16 frames.
 
-    `out` gets masks/NAME.png (indexed, as DAVIS has them, of the frames' size), strip.png, propagate.json and, with
-    `film`, overlay.mp4, or overlay.gif without PyAV. A run that was stopped, by kill -9 too, goes on when it is asked
-    for again and ends with the same masks, at the cost of what it did since its last state, `keep_every` seconds at
-    most. A whole one is left alone. A frame that cannot be read gets no mask and is named under `skipped`.
+    `out` receives masks/NAME.png (indexed, as in DAVIS, of the frames' size), strip.png, propagate.json and, with
+    `film`, overlay.mp4, or overlay.gif without PyAV. Call it again to resume a run that was stopped, also by kill -9:
+    the masks are the same, and at most the work of the last `keep_every` seconds is repeated. A complete run is not
+    changed. A frame that cannot be read has no mask and is listed under `skipped`.
 
     Raises BadInput for frames that differ in size, masks of another size, without an object or with more than 254, and
-    an `out` that holds something else; what `open_encoder` raises; MissingExtra for a video file without PyAV.
+    an `out` with other content, and as `open_encoder` does; MissingExtra for a video file without PyAV.
     """
     say = say or (lambda line: None)
     if size is not None and size < MIN_SIDE:
-        raise BadInput(f"--size: expected at least {MIN_SIDE} px, got {size}")
+        raise BadInput(f"--size: expected at least {MIN_SIDE} px, found {size}")
     way = find_protocol(protocol)
     if size is not None:
         way = replace(way, resize="short-stride", side=size)
@@ -87,7 +86,7 @@ def propagate_clip(
     done = claim(out, begun, what="masks", begun_name=BEGUN, done_name=DONE)
     wanted = (FILM if can_read_videos() else GIF) if film else None
     if done is not None and (wanted is None or any((out / name).is_file() for name in (FILM, GIF))):
-        say(f"{out} is whole already; nothing was done")
+        say(f"{out} is already complete; nothing to do")
         _tidy(out)
         return done
     if done is None:
@@ -101,7 +100,7 @@ def propagate_clip(
 
 
 def _identity(model: str, weights: Path | None, encoder: DenseEncoder) -> dict[str, Any]:
-    """What tells models apart: how they are read, and their file's content, wherever it lies."""
+    """Identify a model by its variant and its file's content, independent of the file's folder."""
     asked, sha = parse(model, weights), encoder.facts.get("sha256")
     return {
         "kind": asked.kind, "name": asked.name, "file": str(asked.file) if asked.file and not sha else None,
@@ -111,7 +110,7 @@ def _identity(model: str, weights: Path | None, encoder: DenseEncoder) -> dict[s
 
 
 def _tidy(out: Path) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     (out / BEGUN).unlink(missing_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     for folder in (out, out / MASKS):
@@ -125,16 +124,16 @@ def _carry(
     clip: Clip, given: Given, encoder: DenseEncoder, way: PropagationProtocol, device: str, out: Path,
     keep_every: float, say: Say,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write the masks, from where a stopped run left off; how many there are, and what was skipped."""
+    """Write the masks, from the last saved state if there is one; return their count and the skipped frames."""
     encoder = _fitted(encoder, clip, way, say)
     propagator = Propagator(way, stride=encoder.stride, size=way.size(*clip.size, encoder.stride), out=clip.size)
     record: dict[str, Any] = {"frames": 0, "masks_written": 0, "skipped": [], "seconds": 0.0}
     if states(out):
         tensors, kept = load_state(out)
-        # Cloned: files hold numbers at any place, and products round by where in memory they begin.
+        # Cloned, because the rounding of products depends on the memory alignment, which differs in a file.
         propagator.restore({name: tensor.clone().to(device) for name, tensor in tensors.items()})
         record = {key: kept[key] for key in record}
-        say(f"going on after {record['frames']} frames")
+        say(f"resumed after {record['frames']} frames")
     make_folder(out / MASKS)
     since, kept_at = time.monotonic(), record["frames"]
     told = Progress("", clip.total, say, unit="frames", start=kept_at)
@@ -159,11 +158,11 @@ def _carry(
             told()
             if interrupts.received:
                 keep()
-                raise KeyboardInterrupt(f"stopped after frame {clip.name(number)}; the same command goes on from there")
+                raise KeyboardInterrupt(f"stopped after frame {clip.name(number)}; continue with the same command")
             if time.monotonic() - since >= keep_every:
                 keep()
         keep()
-    assert propagator.ids is not None, "a mask's number was found among the frames"
+    assert propagator.ids is not None, "the frames include one with a mask"
     return {
         **record, "objects": [int(number) for number in propagator.ids[1:]], "given": len(given.files),
         "size": [*clip.size[::-1]], "seen": [*propagator.size[::-1]],
@@ -172,7 +171,7 @@ def _carry(
 
 
 def _skip(skipped: list[dict[str, Any]], number: int, clip: Clip, reason: str, given: bool) -> None:
-    """Note a frame; those of one reason in a row together, for of a clip that was cut off thousands may lack."""
+    """Record a skipped frame; join consecutive ones with the same reason, because an incomplete clip may have many."""
     reason = f"{reason}; its mask was not used" if given else reason
     if skipped and skipped[-1]["reason"] == reason and skipped[-1]["first"] + skipped[-1]["count"] == number:
         skipped[-1]["count"] += 1
@@ -181,7 +180,7 @@ def _skip(skipped: list[dict[str, Any]], number: int, clip: Clip, reason: str, g
 
 
 def _fitted(encoder: DenseEncoder, clip: Clip, way: PropagationProtocol, say: Say) -> DenseEncoder:
-    """The encoder, with what it has to see first seen."""
+    """Fit a pending encoder on the clip."""
     if encoder.pending is None:
         return encoder
     say(f"fitting {encoder.name} on the clip")

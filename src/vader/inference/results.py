@@ -1,19 +1,19 @@
-"""What the verbs that use a model give back: small frozen results, which print as a user reads them.
+"""The results of the verbs that use a model: small frozen classes that print as text for the user.
 
-Nothing here imports what computes.
+This file has no slow imports.
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-RUNS_SHOWN = 5  # runs of skipped frames that are named
+RUNS_SHOWN = 5  # sequences of skipped frames that are printed
 DASH = "–"
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What `embed` wrote: maps in `folder`/maps, listed in manifest.jsonl, and the files that could not be read."""
+    """The result of `embed`: maps in `folder`/maps, listed in manifest.jsonl, and the unreadable files."""
 
     folder: Path
     images: int
@@ -24,19 +24,19 @@ class Embedded:
         return str(self.folder)
 
     def sentence(self) -> str:
-        """How many maps there are, for the person who waits."""
-        left_out = f", {len(self.skipped)} unreadable ones left out (skipped.json)" if self.skipped else ""
-        new = "" if self.written == self.images - len(self.skipped) else f"; {self.written} of them made now"
+        """Describe the number of maps for the console."""
+        left_out = f", {len(self.skipped)} unreadable ones skipped (skipped.json)" if self.skipped else ""
+        new = "" if self.written == self.images - len(self.skipped) else f"; {self.written} of them are new"
         return f"maps of {self.images - len(self.skipped)} images{left_out}{new}"
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return {**asdict(self), "folder": str(self.folder), "out": str(self.folder)}
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that `show` drew."""
+    """The result of `show`: the file of the picture."""
 
     picture: Path
 
@@ -44,13 +44,13 @@ class Drawn:
         return str(self.picture)
 
     def as_json(self) -> dict[str, Any]:
-        """Where it is."""
+        """Return the file of the picture."""
         return {"picture": str(self.picture)}
 
 
 @dataclass(frozen=True)
 class Propagated:
-    """Masks of a clip in `folder`/masks; `record` is what propagate.json says."""
+    """The result of `propagate`: masks in `folder`/masks; `record` is the content of propagate.json."""
 
     folder: Path
     frames: int
@@ -67,20 +67,20 @@ class Propagated:
             f"{self.masks / max(self.seconds, 1e-9):.1f} frames/s ({self.seconds:.1f} s)"
         ]
         for run in self.skipped[:RUNS_SHOWN]:
-            more = f" and {run['count'] - 1} after it" if run["count"] > 1 else ""
+            more = f" and the {run['count'] - 1} after it" if run["count"] > 1 else ""
             lines.append(f"skipped frame {run['frame']}{more}: {run['reason']}")
         if others := self.skipped[RUNS_SHOWN:]:
-            lines.append(f"skipped {sum(run['count'] for run in others)} more frames; propagate.json names them")
+            lines.append(f"skipped {sum(run['count'] for run in others)} more frames; see propagate.json")
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        """What propagate.json says."""
+        """Return the content of propagate.json."""
         return {"out": str(self.folder)} | self.record
 
 
 @dataclass(frozen=True)
 class Indexed:
-    """An index: `manifest` is what its manifest.json says."""
+    """The result of `index`: `manifest` is the content of manifest.json."""
 
     folder: Path
     pictures: int
@@ -91,20 +91,20 @@ class Indexed:
 
     def __str__(self) -> str:
         made, quality, flat = self.manifest, self.manifest["quality"], self.manifest["kind"] == "flat"
-        left_out = f" ({made['skipped']} unreadable ones left out)" if made["skipped"] else ""
+        left_out = f" ({made['skipped']} unreadable ones skipped)" if made["skipped"] else ""
         vectors = made["vectors_megabytes_per_million"]
-        exact = "best 512 ranked again by exact vectors" if vectors else "no exact vectors kept"
-        how = "all float16 vectors are compared" if flat else f"IVF-PQ, {quality['probes']} lists opened, {exact}"
+        exact = "best 512 re-ranked with exact vectors" if vectors else "no exact vectors stored"
+        how = "all float16 vectors are compared" if flat else f"IVF-PQ, {quality['probes']} lists searched, {exact}"
         return "\n".join([
             f"{self.folder}: {self.pictures} images{left_out}, {self.cells} cells of {self.dim} dimensions",
-            f"memory    {made['megabytes_per_million']:.0f} MB a million cells, read from the disk when needed; "
-            f"beside it {vectors} MB of exact vectors",
-            f"recall@10 {self.recall:.3f} against exact search, {quality['ms']:.1f} ms a query "
+            f"memory    {made['megabytes_per_million']:.0f} MB per million cells, read from the disk when needed; "
+            f"also {vectors} MB of exact vectors",
+            f"recall@10 {self.recall:.3f} against exact search, {quality['ms']:.1f} ms per query "
             f"({quality['queries']} queries; {how})",
         ])  # fmt: skip
 
     def as_json(self) -> dict[str, Any]:
-        """The numbers of its manifest."""
+        """Return the numbers of the manifest."""
         keys = (
             "pictures", "skipped", "cells", "dim", "stride", "kind", "megabytes_per_million",
             "vectors_megabytes_per_million", "quality", "settings", "files",
@@ -114,7 +114,7 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Found:
-    """Images that hold what was asked for, the best first: image, similarity, x, y (pixels of the image's file)."""
+    """The result of `retrieve`: images with the queried content, best first: image, similarity, x, y (pixels)."""
 
     hits: tuple[dict[str, Any], ...]
     search_ms: float
@@ -131,15 +131,15 @@ class Found:
         return "\n".join([*lines, *([str(self.picture)] if self.picture else [])])
 
     def as_json(self) -> dict[str, Any]:
-        """Hits, time, what the index is worth, and the picture's place."""
+        """Return hits, time, the quality of the index, and the file of the picture."""
         told = {"hits": list(self.hits), "search_ms": round(self.search_ms, 2), "index": self.quality}
         return told | {"picture": str(self.picture) if self.picture else None}
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page to click through; `energy` is the share of the squared vectors that it keeps, `error` how far its
-    similarities are off on average."""
+    """The result of `browse`: an HTML page. `energy` is the share of the squared vectors that it keeps, `error` the
+    average error of its similarities."""
 
     page: Path
     images: int
@@ -152,9 +152,9 @@ class Page:
     def __str__(self) -> str:
         return (
             f"{self.page}: {self.images} images, {self.cells} cells in {self.dim} dimensions ({self.energy:.1%} of the "
-            f"energy), {self.bytes / 1e6:.1f} MB; similarities are off by {self.error:.4f} on average"
+            f"energy), {self.bytes / 1e6:.1f} MB; the average error of similarities is {self.error:.4f}"
         )
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers."""
+        """Return all numbers."""
         return {"out": str(self.page)} | {k: v for k, v in asdict(self).items() if k != "page"}

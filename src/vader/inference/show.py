@@ -1,4 +1,4 @@
-"""What encoders see, as pictures: PCA colours, matches under known warps, where else a pixel's like is found.
+"""Draw what encoders compute: PCA colours, matches under known warps, and the pixels most similar to one.
 
 Axes: N points, D embedding, H W pixels, h w cells.
 """
@@ -26,9 +26,9 @@ from vader.models.backbones import STRIDE
 from vader.pretraining.views import ViewConfig, choose_matches, draw_pair, generator, render
 from vader.reports import draw
 
-SEARCHED = 25  # times the pictures shown: how many images `similar` looks through
-HEADING = 24  # characters that fit above a picture; the variant of a longer name goes to a second line
-COLUMNS = 6  # of a page of PCA colours; more if one image and its maps need them
+SEARCHED = 25  # `similar` searches this many times the number of images shown
+HEADING = 24  # characters that fit above an image; a longer name has its variant on a second line
+COLUMNS = 6  # of a picture of PCA colours; more if one image and its maps need more
 
 Basis = Literal["panel", "image"]
 BASES = {
@@ -38,15 +38,15 @@ BASES = {
 
 
 def labels(read: Sequence[Picture]) -> list[str]:
-    """The images' file names, with their folders where two would be alike, as in clips."""
+    """Return the images' file names, with their folders if two names are equal, as in clips."""
     names = [Path(one.name).name for one in read]
     return names if len(set(names)) == len(names) else ["/".join(Path(one.name).parts[-2:]) for one in read]
 
 
 def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
-    """(h, w, 3) colours of maps (D, h, w): their first three principal components, one basis and scale for all.
+    """Compute (h, w, 3) colours of maps (D, h, w): the first three principal components, one basis and scale for all.
 
-    Components are scaled from the 1st to the 99th percentile, so one odd pixel does not dull the picture. Maps of two
+    Components are scaled from the 1st to the 99th percentile, so that outliers do not reduce the contrast. Maps of two
     dimensions leave the blue channel empty.
     """
     flat = torch.cat([one.flatten(1).T for one in maps])
@@ -64,7 +64,7 @@ def pca_colours(maps: list[Tensor]) -> list[np.ndarray]:
 def show_pca(
     encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, basis: Basis = "panel"
 ) -> Path:
-    """Images beside their embeddings' PCA colours, a column an encoder."""
+    """Draw images beside the PCA colours of their embeddings, one column per encoder."""
     read = read_some(images, count, size)
     columns = []
     for encoder in encoders:
@@ -72,7 +72,7 @@ def show_pca(
         columns.append(pca_colours(maps) if basis == "panel" else [pca_colours([one])[0] for one in maps])
     beside = max(1, COLUMNS // (1 + len(encoders)))
     names = called(encoders) or [""]
-    groups = [  # the encoders' names above the first row alone
+    groups = [  # the encoders' names are above the first row only
         [
             (one.pixels, label),
             *((colours[i], name if i < beside else "") for colours, name in zip(columns, names, strict=True)),
@@ -88,12 +88,12 @@ def show_matches(
     encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, size: int | None, seed: int,
     lines: int = 24,
 ) -> Path:  # fmt: skip
-    """Two views of each image under a known warp: each query's most similar cell, green if within one cell.
+    """Draw two views of each image under a known warp, and each query's best match: green if within one cell.
 
-    Cells are those of stride 4 for every encoder; maps of another stride are read between their cells' centres.
+    Cells have stride 4 for every encoder; maps of another stride are interpolated between their cells' centres.
     """
     if size is not None and (size < 32 or size % 32):
-        raise BadInput(f"--size: expected a multiple of 32 px for views, got {size}")
+        raise BadInput(f"--size: expected a multiple of 32 px for views, found {size}")
     config = ViewConfig(size=size or trained_size(encoders))
     pairs, hits = [], []
     for number, shown in enumerate(read_some(images, count, None)):
@@ -118,7 +118,7 @@ def show_matches(
 
 
 def _fine(found: Float[Tensor, "D h w"], stride: int, size: tuple[int, ...]) -> Float[Tensor, "D _ _"]:
-    """A map of an image of `size` (H, W) px at stride 4, read between its cells' centres if its own is another."""
+    """Interpolate a map of an image of `size` (H, W) px to stride 4, if its stride is another."""
     if stride == STRIDE:
         return found
     h, w = (-(-side // STRIDE) for side in size)
@@ -127,8 +127,8 @@ def _fine(found: Float[Tensor, "D h w"], stride: int, size: tuple[int, ...]) -> 
 
 
 class Likeness(NamedTuple):
-    """How alike an image is to a pixel: the highest cosine, the image's pixels, cosines (h, w) and their stride, the
-    highest's place, a name."""
+    """The similarity of an image to a pixel: the highest cosine, the image's pixels, cosines (h, w) and their stride,
+    the position of the highest, a name."""
 
     score: float
     pixels: np.ndarray
@@ -139,21 +139,21 @@ class Likeness(NamedTuple):
 
 
 def place_in(shown: Picture, at: tuple[float, float] | None) -> tuple[float, float]:
-    """Where a point (x, y) of an image's file lies in the image as it is shown; None is the centre.
+    """Map a point (x, y) of an image's file to the image as it is shown; None is the centre.
 
     Raises BadInput for a point outside the image.
     """
     width, height = shown.original
     x, y = at or (width / 2, height / 2)
     if not (0 <= x <= width and 0 <= y <= height):
-        raise BadInput(f"--at: expected a point in {width}x{height} px, got {x:g},{y:g}")
+        raise BadInput(f"--at: expected a point in {width}x{height} px, found {x:g},{y:g}")
     return shown.to_seen(x, y)
 
 
 def find_similar(encoder: DenseEncoder, read: list[Picture], place: tuple[float, float]) -> list[Likeness]:
-    """The likeness of the pixel at `place` of the first image, as it is shown, to itself, then to the other images.
+    """Compute the similarity of a pixel of the first image to that image, and then to the other images.
 
-    The most similar images first.
+    `place` is the pixel's position in the image as it is shown. The other images are sorted, the most similar first.
     """
     first = map_of(encoder, read[0].pixels)
     at = torch.tensor([[place]], dtype=torch.float32)
@@ -175,7 +175,7 @@ def show_similar(
     encoders: Sequence[DenseEncoder], images: ImageList, out: Path, count: int, at: tuple[float, float] | None,
     size: int | None,
 ) -> Path:  # fmt: skip
-    """A pixel of the first image, the images with the most similar pixels, and their similarity maps (Figure 2)."""
+    """Draw a pixel of the first image, the images with the most similar pixels, and the similarity maps (Figure 2)."""
     read = read_some(images, max(2, count * SEARCHED), size)
     place = place_in(read[0], at)
     answers = []
@@ -190,7 +190,7 @@ def show_similar(
 
 
 def called(encoders: Sequence[DenseEncoder]) -> list[str]:
-    """Headings for several encoders: names without files and folders, unless two would be alike; none for one alone."""
+    """Make headings for several encoders: names without files and folders, unless two are equal; none for one alone."""
     if len(encoders) == 1:
         return []
     whole = [encoder.name for encoder in encoders]
@@ -200,7 +200,7 @@ def called(encoders: Sequence[DenseEncoder]) -> list[str]:
 
 
 def trained_size(encoders: Sequence[DenseEncoder]) -> int:
-    """The side of the views that the first of the encoders that tells was trained on, or 224."""
+    """Return the view side in the card of the first encoder that has one, or 224."""
     for encoder in encoders:
         card: Any = encoder.facts.get("lineage")
         lineage = card.get("lineage", {}) if isinstance(card, dict) else {}

@@ -1,6 +1,6 @@
 """The public verbs that use a model: embed, show, propagate, index, retrieve, browse.
 
-Signatures and docstrings are those of the command line, too. What computes is imported when a verb runs.
+The command line uses the same signatures and docstrings. Heavy imports happen when a verb runs.
 """
 
 from collections.abc import Sequence
@@ -29,33 +29,33 @@ def embed(
     workers: int = 2,
     quiet: bool = False,
 ) -> Embedded:
-    """Write a dense map of every image: one .npy (D, h, w), float16, L2-normalised, and a manifest.
+    """Write a dense map of every image: one .npy file (D, h, w), float16, L2-normalised, and a manifest.
 
-    A folder that holds maps of the same model and settings already gets the missing ones only.
+    If the folder has maps of the same model and settings, only the missing ones are written.
 
     Parameters
     ----------
     model
-        A run folder, a model.safetensors, timm:NAME, random:NAME, rgb ...; a variant follows an @.
+        A run folder, a model.safetensors, timm:NAME, random:NAME, rgb ...; a variant follows after an @.
     images
         Folder of images, a .txt list, or one image.
     out
         Folder for the maps.
     size
-        Resize the short side to so many pixels first (default: as they are).
+        Short side in pixels to which images are resized first (default: no resizing).
     batch
-        Images at a time (of equal size).
+        Images per batch (of equal size).
     tile
-        Side in pixels of the tiles that a larger image is cut into, so that memory does not follow its size (default:
-        1536 for images of more than 1536 x 1536 pixels). The map stays the whole image's to 1 % of its norm.
+        Side in pixels of the tiles for larger images, which limit the memory (default: 1536 for images of more than
+        1536 x 1536 pixels). The map differs from the whole image's map by at most 1 % of its norm.
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     workers
-        Threads that decode.
+        Number of threads that decode images.
     quiet
-        No progress on standard error.
+        Print no progress on standard error.
     """
     from vader.encoders.opening import open_for_images
     from vader.images.sources import list_images
@@ -95,36 +95,36 @@ def show(
     precision: Precision = "fp32",
     quiet: bool = False,
 ) -> Drawn:
-    """Draw what models see: PCA colours, matches under a known warp, or the pixels most similar to one.
+    """Draw what models compute: PCA colours, matches under a known warp, or the pixels most similar to one.
 
     Parameters
     ----------
     what
-        pca: similar colour means similar embedding; matches: lines between two views, green where within one cell;
+        pca: similar colours mean similar embeddings; matches: lines between two views, green if within one cell;
         similar: a query pixel, the images with the most similar pixels, and their similarity maps.
     models
-        One model or several, drawn beside each other, as `vader evaluate` takes them: runs/first, rgb,
-        random:resnet10t@hypercolumn:64. A NAME= before one is its name in the picture.
+        One or several models, drawn side by side, as in `vader evaluate`: runs/first, rgb,
+        random:resnet10t@hypercolumn:64. Put NAME= before a model to set its name in the picture.
     images
         Folder of images, a .txt list, or one image.
     out
         Folder for the picture.
     count
-        How many images, evenly from the list; `similar` searches 25 times as many.
+        Number of images, at equal distances in the list; `similar` searches 25 times as many.
     at
-        X,Y in pixels of the query image (similar only; default: the centre).
+        X,Y of the query in pixels of the first image (similar only; default: the centre).
     size
-        Short side in pixels at which the model sees the images (default: as they are, at most 512).
-    basis
-        Of the colours (pca only): one for all images of a model, or one for each image.
+        Short side in pixels to which images are resized (default: no resizing up to 512).
+        basis
+        Basis of the colours (pca only): one for all images of a model, or one for each image.
     seed
-        Of the warps.
+        Seed of the warps.
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     quiet
-        No progress on standard error.
+        Print no progress on standard error.
     """
     from vader.encoders.opening import open_for_images
     from vader.images.sources import list_images
@@ -164,35 +164,36 @@ def propagate(
     precision: Precision = "fp32",
     quiet: bool = False,
 ) -> Propagated:
-    """Propagate the masks of a clip's first frame through all others: a mask of every frame, and a film of them.
+    """Propagate the masks of a clip's first frame to all other frames; write a mask for each frame, and a film.
 
-    A run that was stopped, by kill -9 too, continues when the same command is given again.
+    Give the same command again to resume a run that was stopped, also by kill -9.
 
     Parameters
     ----------
     model
-        A run folder, a model.safetensors, timm:NAME, rgb ..., as `vader evaluate` takes them.
+        A run folder, a model.safetensors, timm:NAME, rgb ..., as in `vader evaluate`.
     video
         Folder of frames, in natural order, or a video file (pip install 'vader-dense[video]').
     masks
-        PNG of the first frame's objects (0 background, 1, 2 ... objects, 255 void), or a folder of PNGs named as their
-        frames or by their numbers, for objects that appear later.
+        PNG of the first frame's objects (0 background, 1, 2 ... objects, 255 void), or a folder of PNGs named like
+        their frames or by their numbers, for objects that appear later.
     out
         Folder for the result: masks/, overlay.mp4, strip.png, propagate.json.
     protocol
-        Whose constants: davis/dino, davis/timecycle-480, davis/timecycle-320, davis/crw, davis/dinov3, davis/uvc.
+        Protocol with the constants: davis/dino, davis/timecycle-480, davis/timecycle-320, davis/crw, davis/dinov3,
+        davis/uvc.
     size
-        Short side in pixels at which the model sees the frames (default: the protocol's).
+        Short side in pixels to which frames are resized (default: the protocol's).
     weights
-        Weights for a timm:NAME without a file.
+        File of weights for a timm:NAME without one.
     film
         Write overlay.mp4 (overlay.gif without PyAV).
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     quiet
-        No progress on standard error.
+        Print no progress on standard error.
     """
     from vader.inference.propagate import propagate_clip
     from vader.runtime.progress import silent, to_stderr
@@ -223,34 +224,34 @@ def index(
     precision: Precision = "fp32",
     quiet: bool = False,
 ) -> Indexed:
-    """Collect the embeddings of a folder's pixels, to search them: built in a stream, resumed after a stop.
+    """Build a search index of the embeddings of a folder's pixels; resume after a stop.
 
     Parameters
     ----------
     model
-        A run folder, a model.safetensors, timm:NAME, rgb ..., as `vader evaluate` takes them.
+        A run folder, a model.safetensors, timm:NAME, rgb ..., as in `vader evaluate`.
     images
         Folder of images, a .txt list, or one image.
     out
-        Folder of the index; the same command again continues one that was stopped.
+        Folder of the index; give the same command again to resume a stopped one.
     stride
-        Keep a cell every so many pixels (default: 8, or the model's own stride where that is larger).
+        Distance of the indexed cells in pixels (default: 8, or the model's own stride if that is larger).
     sample
-        Or keep so many cells an image, those that stand for most of it.
+        Instead of stride: number of cells per image, chosen to represent most of it.
     size
-        Short side in pixels at which the model sees the images (default: as they are, at most 512).
-    kind
-        flat: exact search; pq: compressed, for millions of cells; auto: by their number.
+        Short side in pixels to which images are resized (default: no resizing up to 512).
+        kind
+        flat: exact search; pq: compressed, for millions of cells; auto: by the number of cells.
     vectors
-        Keep exact vectors beside a compressed index, which rank its finds again.
+        Store exact vectors beside a compressed index, to re-rank its results.
     seed
-        Of the sampling and the compression.
+        Seed of the sampling and the compression.
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     quiet
-        No progress on standard error.
+        Print no progress on standard error.
     """
     from pydantic import ValidationError
 
@@ -283,28 +284,28 @@ def retrieve(
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Found:
-    """Find the images of an index that hold what lies at some pixels of an image, and where.
+    """Find the images of an index with the same content as some pixels of an image, and where it is in them.
 
     Parameters
     ----------
     index
-        Folder that `vader index` made.
+        Folder written by `vader index`.
     image
-        Image to ask with, of the collection or not.
+        Query image; it need not be in the index.
     at
-        X,Y in pixels of the image; several are averaged.
+        X,Y of a query in pixels of the image; the embeddings of several are averaged.
     box
-        X0,Y0,X1,Y1 in pixels: all of what lies in it.
+        X0,Y0,X1,Y1 in pixels: the query is the content of this box.
     top
-        How many images.
+        Number of images to return.
     out
-        Picture of the answer: the query, and the similarity map of each image found.
+        File for a picture of the result: the query, and the similarity map of each image found.
     model
-        Where the index's model lies now, if it was moved.
+        Present path of the index's model, if it was moved.
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     """
     from vader.inference.retrieval.index import open_index
     from vader.inference.retrieval.query import draw_answer, find
@@ -314,7 +315,7 @@ def retrieve(
         raise BadInput(f"--top: expected at least 1, found {top}")
     picture = None if out is None else Path(out)
     if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
-        raise BadInput(f"--out: expected a picture's name such as hits.png, found {picture}")
+        raise BadInput(f"--out: expected a file name such as hits.png, found {picture}")
     opened = open_index(Path(index))
     answer = find(
         opened, opened.open_model(model, choose_device(device), precision), Path(image), list(at), list(box), top
@@ -334,22 +335,22 @@ def browse(
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Page:
-    """Write one HTML page that works from the disk: click a pixel, and every image shows where the same thing is.
+    """Write one HTML page that works offline: click a pixel, and every image shows where the same thing is.
 
     Parameters
     ----------
     index
-        Folder that `vader index` made.
+        Folder written by `vader index`.
     out
-        Page to write.
+        File of the page.
     count
-        How many of the images (default: all; about 200 at most).
+        Number of images (default: all; about 200 at most).
     model
-        Where the index's model lies now, if it was moved.
+        Present path of the index's model, if it was moved.
     device
-        Where to compute.
+        Device to compute on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     """
     from vader.inference.retrieval.browse import write_page
     from vader.inference.retrieval.index import open_index
@@ -357,7 +358,7 @@ def browse(
 
     page = Path(out)
     if page.suffix.lower() not in (".html", ".htm"):
-        raise BadInput(f"--out: expected a page's name such as page.html, found {page}")
+        raise BadInput(f"--out: expected a file name such as page.html, found {page}")
     made = write_page(
         open_index(Path(index)), page, count=count, model=model, device=choose_device(device), precision=precision
     )

@@ -1,4 +1,4 @@
-"""Backbones by timm's names, CNNs and plain vision transformers behind one interface, and their published weights.
+"""Backbones by timm names: CNNs and plain vision transformers with one interface, and their published weights.
 
 Axes: B images, C channels, H W pixels, h w cells of a level.
 """
@@ -21,15 +21,15 @@ LEVEL_STRIDES = (4, 8, 16, 32)  # of a CNN
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of the three channels
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HEAD_WIDTH = 64  # channels of an attention head in every ViT from Ti to g
-ONE_LINE = 200  # characters of what a library says
+ONE_LINE = 200  # characters of a library's error message
 
 
 class Backbone(nn.Module):
-    """What a dense encoder stands on: images in [0, 1] -> maps at several strides.
+    """The base of a dense encoder: a network from images in [0, 1] to maps at several strides.
 
-    `strides` (in pixels) and `channels` have one entry a level, finest first; sides of images must be multiples of the
-    largest stride. It normalises its input by its own `mean` and `std`, buffers of shape (3, 1, 1). `body` is timm's
-    network.
+    `strides` (in pixels) and `channels` have one entry per level, finest first; sides of images must be multiples of
+    the largest stride. It normalises its input with its own `mean` and `std`, buffers of shape (3, 1, 1). `body` is
+    timm's network.
     """
 
     body: Any
@@ -45,26 +45,26 @@ class Backbone(nn.Module):
             self.register_buffer(word, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The maps (B, C, h, w) of all levels, finest first."""
-        raise NotImplementedError  # a subclass's
+        """Compute the maps (B, C, h, w) of all levels, finest first."""
+        raise NotImplementedError  # in the subclasses
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """`levels`."""
+        """Return `levels`."""
         return self.levels(images)
 
 
 class CNN(Backbone):
-    """A timm CNN with its levels at strides 4, 8, 16 and 32.
+    """A timm CNN with levels at strides 4, 8, 16 and 32.
 
-    Raises BadInput for a name that timm does not know or a network without these levels.
+    Raises BadInput for an unknown name and for a network without these levels.
     """
 
     def __init__(self, name: str) -> None:
         try:
             body: Any = timm.create_model(name, features_only=True, pretrained=False)
-        except Exception as error:  # timm raises RuntimeError, AssertionError and others, by family
+        except Exception as error:  # timm raises RuntimeError, AssertionError and others
             raise BadInput(
-                f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, got {name!r} ({error}); "
+                f"encoder: expected a timm CNN with features at strides {LEVEL_STRIDES}, found {name!r} ({error}); "
                 "timm.list_models() lists the names"
             ) from None
         strides = list(body.feature_info.reduction())
@@ -77,20 +77,20 @@ class CNN(Backbone):
         self.body, self.places = body, places
 
     def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The four maps of images whose sides are multiples of 32."""
+        """Compute the four maps of images whose sides are multiples of 32."""
         maps = self.body((images - self.mean) / self.std)
         return [maps[i] for i in self.places]
 
 
 class ViT(Backbone):
-    """A plain vision transformer with one level: its patches' tokens after the last block and norm."""
+    """A plain vision transformer with one level: the patch tokens after the last block and norm."""
 
     def __init__(self, name: str, body: Any, patch: int, normalisation: Normalisation) -> None:
         super().__init__(name, [patch], [int(body.embed_dim)], normalisation)
         self.body = body
 
     def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """One map, of images whose sides are multiples of the patch; position embeddings are interpolated."""
+        """Compute one map of images whose sides are multiples of the patch; position embeddings are interpolated."""
         pixels = (images - self.mean) / self.std
         return list(self.body.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True))
 
@@ -101,9 +101,9 @@ def _normalisation(name: str) -> Normalisation:
 
 
 def backbone(name: str) -> CNN | ViT:
-    """The network of a timm name with random weights from torch's global generator.
+    """Build the network of a timm name with random weights from torch's global generator.
 
-    Raises BadInput for a name that timm does not know and for networks that are neither a CNN with levels at strides
+    Raises BadInput for an unknown name and for networks that are neither a CNN with levels at strides
     4 to 32 nor a plain vision transformer.
     """
     state = torch.get_rng_state()
@@ -128,27 +128,27 @@ def _transformer(name: str) -> ViT | None:
 
 
 def published_tensors(name: str) -> tuple[dict[str, Tensor], str]:
-    """timm's own weights for a name and where they are from, downloaded unless the Hub's cache has them.
+    """Return timm's weights for a name and their source; download them unless they are in the Hub's cache.
 
-    Raises BadInput if they cannot be had: no such weights, no network, or HF_HUB_OFFLINE set.
+    Raises BadInput if they are not available: no published weights, no network, or HF_HUB_OFFLINE is set.
     """
     where = timm.get_pretrained_cfg(name) if timm.is_model(name.split(".")[0]) else None
     try:
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # the Hub's, urllib's, timm's own
+    except Exception as error:  # from the Hub, urllib or timm
         reason = (" ".join(str(error).split()) or type(error).__name__)[:ONE_LINE]
         raise BadInput(
-            f"timm:{name}: expected weights to download or in the Hub's cache, got none ({reason}); "
-            f"give a file instead: timm:{name}=FILE, --weights FILE, or of a run --init FILE"
+            f"timm:{name}: expected weights to download or in the Hub's cache, found none ({reason}); "
+            f"give a file instead: timm:{name}=FILE, --weights FILE, or --init FILE for a run"
         ) from None
     source = (where.hf_hub_id or where.url) if where else name
     return dict(model.state_dict()), f"timm, {source}"
 
 
 def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[ViT, dict[str, Tensor]]:
-    """The transformer whose shape a DINO or DINOv2 file has, and the file's tensors under timm's names.
+    """Build the transformer that fits a DINO or DINOv2 file, and rename the file's tensors to timm's names.
 
-    Width, depth, patch, registers, layer scale and SwiGLU are read off the shapes. The weights are not yet loaded.
+    Width, depth, patch, registers, layer scale and SwiGLU follow from the shapes. The weights are not loaded yet.
     Raises BadCheckpoint for a file without a vision transformer's tensors.
     """
     try:
@@ -162,13 +162,13 @@ def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[ViT, dict[str, Ten
     if grid**2 != positions or width % HEAD_WIDTH or not blocks:
         raise BadCheckpoint(
             f"{name}: expected a vision transformer of heads of {HEAD_WIDTH} channels on a square of patches, "
-            f"got {width} channels, {positions} positions and {len(blocks)} tensors of blocks"
+            f"found {width} channels, {positions} positions and {len(blocks)} tensors of blocks"
         )
     options: dict[str, Any] = {}
     if "reg_token" in renamed:
         options |= {"reg_tokens": renamed["reg_token"].shape[1], "no_embed_class": True}
     if "blocks.0.ls1.gamma" in renamed:
-        options["init_values"] = 1e-5  # any: it makes the tensors that the file fills
+        options["init_values"] = 1e-5  # any value: it creates the tensors that the file fills
     hidden = renamed["blocks.0.mlp.fc1.weight"].shape[0] if "blocks.0.mlp.fc1.weight" in renamed else 4 * width
     if "blocks.0.mlp.w12.weight" in tensors or "blocks.0.0.mlp.w12.weight" in tensors:
         options |= {"mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU}
@@ -180,10 +180,10 @@ def vit_of(tensors: Mapping[str, Tensor], name: str) -> tuple[ViT, dict[str, Ten
 
 
 def _timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2's names in timm's words; DINO's are the same already.
+    """Rename DINOv2's tensors to timm's names; DINO's names are already the same.
 
-    Training files have their blocks in chunks (blocks.0.3. ...). In networks with registers the class token alone has
-    a position embedding, which timm has summed into it.
+    Training files have their blocks in chunks (blocks.0.3. ...). In networks with registers only the class token has
+    a position embedding, which timm adds to the token itself.
     """
     renamed = {}
     for name, tensor in tensors.items():

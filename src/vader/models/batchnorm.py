@@ -1,7 +1,7 @@
-"""Virtual groups: the batch norm of several devices, on one.
+"""Virtual groups: make batch norm on one device behave as on several devices.
 
-MoCo shuffles its keys over GPUs so that a query and its key never share batch statistics, through which a network can
-tell them apart without looking. On one device there is nothing to shuffle over unless the batch norm works in groups.
+MoCo shuffles its keys over GPUs so that a query and its key never share batch statistics: a network can use these to
+identify the pair without its content. On one device shuffling has an effect only if batch norm works in groups.
 """
 
 import torch
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 
 class _Grouped(nn.BatchNorm2d):
-    """Batch norm whose statistics are taken over `groups` consecutive parts of the batch, each by itself.
+    """Batch norm that computes statistics over each of `groups` consecutive parts of the batch.
 
-    With it, one device behaves as G devices with a batch norm each, which shuffled keys need (MoCo, section 3.3).
+    So one device behaves like G devices with a batch norm each, which shuffled keys need (MoCo, section 3.3).
     """
 
     groups = 1
 
     def normalise(self, x: Tensor) -> Tensor:
         G = self.groups
-        assert len(x) % G == 0, f"batch norm in {G} groups needs a multiple of {G} images, got {len(x)}"
-        # G updates of the running statistics have together the weight of the one that they stand for.
+        assert len(x) % G == 0, f"batch norm in {G} groups needs a multiple of {G} images, found {len(x)}"
+        # G updates of the running statistics together have the weight of one normal update.
         momentum = 1 - (1 - (self.momentum or 0.0)) ** (1 / G)
         parts = [
             F.batch_norm(part, self.running_mean, self.running_var, self.weight, self.bias, True, momentum, self.eps)
@@ -47,7 +47,7 @@ class GroupedBatchNormAct(BatchNormAct2d, _Grouped):
 
 
 def use_virtual_groups(network: nn.Module, groups: int) -> int:
-    """Let every batch norm of `network` take its statistics over `groups` parts of the batch; returns how many do."""
+    """Make every batch norm of `network` use `groups` parts of the batch; return the number of batch norms."""
     found = 0
     for module in network.modules():
         if isinstance(module, _Grouped | nn.BatchNorm2d):

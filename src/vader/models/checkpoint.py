@@ -1,6 +1,6 @@
-"""Portable models: a pair of files `model.safetensors` + `model.json`; nothing executes when they are loaded.
+"""Model files: a pair `model.safetensors` + `model.json`. Loading them executes nothing.
 
-They are what users take away, and load without the training code.
+A model file is what users share; it loads without the training code.
 """
 
 import json
@@ -22,10 +22,10 @@ from vader.runtime.states import SCHEMA, first_line
 
 
 def save_model(path: Path, tensors: Mapping[str, Tensor], network: NetworkConfig, card: Mapping[str, Any]) -> None:
-    """Write `path` (model.safetensors) and its card beside it (model.json).
+    """Write `path` (model.safetensors) and its card (model.json) in the same folder.
 
-    The card names the tensors' SHA-256. A stop between the two leaves new tensors under the older card of the same
-    run, which describes the same network.
+    The card contains the SHA-256 of the tensors. A stop between the two writes leaves new tensors with the older card
+    of the same run, which describes the same network.
     """
     from hashlib import sha256
 
@@ -45,7 +45,7 @@ def save_model(path: Path, tensors: Mapping[str, Tensor], network: NetworkConfig
 
 
 def find_model(path: Path) -> Path:
-    """A model file for what a user names: the file itself, its card, or a run folder. Raises BadInput."""
+    """Find the model file of a path: the file itself, its card, or a run folder. Raises BadInput."""
     if path.is_dir():
         path = path / "model.safetensors"
     if path.suffix == ".json":
@@ -58,9 +58,9 @@ def find_model(path: Path) -> Path:
 
 
 def load_model(path: Path | str, device: str | torch.device = "cpu") -> Network:
-    """The network of a run folder or a model file, in evaluation mode, with its card as `network.card`.
+    """Load the network of a run folder or a model file in evaluation mode; its card is `network.card`.
 
-    Raises BadInput for a missing file, BadCheckpoint for one that is not a whole vader model.
+    Raises BadInput for a missing file, BadCheckpoint for a file that is not a complete vader model.
     """
     path = find_model(Path(path))
     try:
@@ -69,36 +69,36 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> Network:
         tensors = load_file(path)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         reason = f"no {error} in the card" if isinstance(error, KeyError) else first_line(error)
-        raise BadCheckpoint(f"{path}: expected a vader model and its .json card, got {reason}") from None
+        raise BadCheckpoint(f"{path}: expected a vader model and its .json card, found {reason}") from None
     if schema != SCHEMA:
-        raise BadCheckpoint(f"{path} has schema {schema}, this version reads {SCHEMA}; update vader")
+        raise BadCheckpoint(f"{path}: expected schema {SCHEMA}, found {schema}; update vader")
     try:
         network = build(NetworkConfig.model_validate(description))
         network.load_state_dict(tensors)
         _normalise_as(network, card.get("normalisation"))
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # pydantic's is a ValueError
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:  # pydantic's errors are ValueErrors
         reason = " ".join(str(error).split())[:200]
-        raise BadCheckpoint(f"{path}: its tensors do not fit its card ({reason})") from None
+        raise BadCheckpoint(f"{path}: expected tensors that fit the card, found others ({reason})") from None
     network.card = card
     return network.eval().to(device)
 
 
 def _normalise_as(network: Network, normalisation: Any) -> None:
-    """Let a network normalise its images as its card says: timm's numbers for an encoder's name may change.
+    """Set a network's normalisation to that of its card, because timm's numbers for an encoder's name may change.
 
-    A card without (None) leaves timm's. What is no mean and std raises one of several classes.
+    Without one (None) timm's numbers stay. An invalid mean or std raises one of several classes.
     """
     if normalisation is None:
         return
     for buffer, name, least in ((network.encoder.mean, "mean", -math.inf), (network.encoder.std, "std", 0.0)):
         values = torch.tensor(normalisation[name], dtype=torch.float32)
         if values.shape != (3,) or not values.isfinite().all() or values.min() <= least:
-            raise ValueError(f"expected the {name} of three channels, got {normalisation[name]}")
+            raise ValueError(f"expected the {name} of three channels, found {normalisation[name]}")
         buffer.copy_(values.view(3, 1, 1))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weight file: .safetensors, or a torch file read with weights_only=True (nothing executes)."""
+    """Read the tensors of a weight file: .safetensors, or a torch file with weights_only=True (nothing executes)."""
     if not path.is_file():
         raise BadInput(f"weights: expected a file, found no {path}")
     try:
@@ -107,7 +107,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling errors come in many classes
         raise BadCheckpoint(
-            f"{path}: expected safetensors or a torch file of plain tensors, got something else ({first_line(error)})"
+            f"{path}: expected safetensors or a torch file of plain tensors, found something else ({first_line(error)})"
         ) from None
     for key in ("state_dict", "model", "teacher", "student"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

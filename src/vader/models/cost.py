@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds, and a decoder that suits an encoder."""
+"""The cost of a network: parameters and multiply-adds; and a decoder that fits an encoder."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,10 @@ from vader.models.network import DenseNetwork, Network, NetworkConfig
 
 
 def is_depthwise(encoder: str) -> bool:
-    """Whether most of an encoder's spatial convolutions are depthwise: CPUs run those slower in bf16 than in fp32.
+    """Tell whether most spatial convolutions of an encoder are depthwise: on CPUs bf16 is slower than fp32 for these.
 
-    Measured with tf_efficientnet_lite0 at 96 px, batch 32, two cores with bf16 units: 59 pairs a second in fp32, 49 in
-    bf16; ResNet-10-t: 65 and 117.
+    Measured with tf_efficientnet_lite0 at 96 px, batch 32, two cores with bf16 units: 59 pairs per second in fp32, 49
+    in bf16; ResNet-10-t: 65 and 117.
     """
     spatial = [m for m in CNN(encoder).modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
     return sum(m.groups > 1 for m in spatial) > len(spatial) / 2
@@ -22,7 +22,7 @@ def is_depthwise(encoder: str) -> bool:
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters and multiply-adds an image, of the encoder and of what stands on it."""
+    """Parameters, and multiply-adds per image, of the encoder and of the layers after it."""
 
     encoder_parameters: int
     decoder_parameters: int
@@ -48,7 +48,7 @@ def cost(network: Network, size: int = 224) -> Cost:
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     handles = [m.register_forward_hook(count) for m in layers]
-    modes = [(module, module.training) for module in network.modules()]  # a frozen encoder's is not the network's
+    modes = [(module, module.training) for module in network.modules()]  # a frozen encoder has its own mode
     network.eval()(torch.zeros(1, 3, size, size, device=network.encoder.mean.device))
     for module, mode in modes:
         module.training = mode
@@ -64,12 +64,12 @@ def cost(network: Network, size: int = 224) -> Cost:
     )
 
 
-# The paper's decoder first; each is used with encoders whose own cost it does not exceed by more than half.
+# The paper's decoder first. A decoder is used if its cost is at most 1.5 times the encoder's.
 DECODERS = ((256, 128, True), (128, 128, False), (96, 96, False), (64, 64, False))
 
 
 def fitting_decoder(encoder: str) -> dict[str, Any]:
-    """Decoder widths that suit an encoder's cost: the paper's for ResNet-50, slimmer for small encoders."""
+    """Return decoder widths that fit an encoder's cost: the paper's for ResNet-50, smaller ones for small encoders."""
     chosen: dict[str, Any] = {}
     for pyramid_width, decoder_width, outputs in DECODERS:
         chosen = {"pyramid_width": pyramid_width, "decoder_width": decoder_width, "pyramid_outputs": outputs}

@@ -1,7 +1,7 @@
-"""Weights made elsewhere: official MoCo v1/v2, torchvision, timm, or another vader model, into an encoder or network.
+"""Load foreign weights (official MoCo v1/v2, torchvision, timm, or another vader model) into an encoder or network.
 
-Every loading reports what matched, what was missing and what was not used; a partial match is an error unless the
-user allows it by name.
+Every load reports which tensors matched, which were missing and which were not used. A partial match is an error
+unless the user allows the missing names.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from vader.models.network import Network
 
 ADVICE = "check --encoder, or allow names with --set 'allow_missing=[\"PATTERN\"]'"
 
-# Prefixes under which known code bases keep the network that we want, tried in this order.
+# Prefixes of the wanted network's names in known code bases, tried in this order.
 PREFIXES = (
     "module.encoder_q.",  # facebookresearch/moco, saved from DistributedDataParallel
     "encoder_q.",
@@ -38,7 +38,7 @@ PREFIXES = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How a weight file fitted: our names that matched or are missing, the file's names that were not used."""
+    """The result of loading a file: the network's names that matched or are missing, and the file's unused names."""
 
     source: str
     prefix: str
@@ -56,11 +56,11 @@ class LoadReport:
 
 
 def initialise(network: Network, path: Path | Literal["timm"], allow_missing: tuple[str, ...] = ()) -> LoadReport:
-    """Load a weight file into a network's encoder, or into all of it if the file is a vader model of the same shape.
+    """Load a weight file into a network's encoder, or into the whole network if the file is a vader model of its shape.
 
-    "timm" stands for the weights that timm publishes for the encoder's name, from the Hub or its cache.
+    "timm" means the weights that timm publishes for the encoder's name, from the Hub or its cache.
 
-    `allow_missing` are patterns (regular expressions) of our names that the file need not have. Raises BadCheckpoint
+    `allow_missing` are patterns (regular expressions) of names that may be missing in the file. Raises BadCheckpoint
     with the report if other names are missing or a shape differs.
     """
     if path == "timm":
@@ -81,9 +81,9 @@ def initialise_encoder(
     allow_missing: tuple[str, ...] = (),
     advice: str = ADVICE,
 ) -> LoadReport:
-    """Load named tensors into an encoder, those under `prefix`, or under the known one that fits most names.
+    """Load named tensors into an encoder: those under `prefix`, or under the known prefix with the most matches.
 
-    Raises BadCheckpoint as `initialise` does, its message ending in `advice`.
+    Raises BadCheckpoint as `initialise` does; the message ends with `advice`.
     """
     ours = encoder.body.state_dict()
     if prefix is None:
@@ -95,16 +95,16 @@ def initialise_encoder(
 
 
 def read_foreign(path: Path) -> dict[str, Tensor]:
-    """`read_tensors`, for files too that keep the options of their training beside them, as PixPro's and DINO's do.
+    """Read tensors with `read_tensors`, also from files that contain training options, such as PixPro's and DINO's.
 
-    Those are an `argparse.Namespace`, which holds plain values and runs nothing; all other classes stay refused.
+    The options are an `argparse.Namespace`, which contains plain values and executes nothing. Other classes fail.
     """
     with safe_globals([argparse.Namespace]):
         return read_tensors(path)
 
 
 def _best_prefix(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The prefix under which most of the encoder's names are found, and the tensors without it."""
+    """Find the prefix with the most of the encoder's names; return it and the tensors without it."""
     prefix = max(PREFIXES, key=lambda candidate: len(_strip(candidate, tensors, ours).keys() & ours.keys()))
     return prefix, _strip(prefix, tensors, ours)
 
@@ -114,7 +114,7 @@ def _strip(prefix: str, tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor
 
 
 def _timm_name(name: str, ours: Mapping[str, Tensor]) -> str:
-    """timm's `features_only` networks flatten `stem.0` to `stem_0` in some families; use whichever ours has."""
+    """Rename for timm's `features_only` networks, which flatten `stem.0` to `stem_0` in some families."""
     flattened = name.replace(".", "_", 1)
     return flattened if name not in ours and flattened in ours else name
 
@@ -132,13 +132,13 @@ def load_into(
     allow_missing: tuple[str, ...] = (),
     advice: str = ADVICE,
 ) -> LoadReport:
-    """Load tensors under the module's own names; `prefix` is what was cut from them, `others` the file's other names.
+    """Load tensors by the module's names; `prefix` was removed from them, `others` are the file's other names.
 
-    Raises BadCheckpoint, with the report and `advice`, for missing names, other shapes or a larger network's file.
+    Raises BadCheckpoint, with the report and `advice`, for missing names, other shapes, or a file of a larger network.
     """
     ours = module.state_dict()
     differing = _differing(tensors, ours)
-    # num_batches_tracked is a counter that old files lack and that nothing reads.
+    # num_batches_tracked is a counter that old files lack and that no code reads.
     wanted = [name for name in ours if not name.endswith("num_batches_tracked")]
     missing = tuple(name for name in wanted if name not in tensors)
     unused = (*(prefix + name for name in tensors if name not in ours), *others)
@@ -147,17 +147,17 @@ def load_into(
         name = differing[0]
         raise BadCheckpoint(
             f"{source}: {name} has shape {tuple(tensors[name].shape)}, the network expects {tuple(ours[name].shape)} "
-            f"({len(differing)} tensors differ); is this the network that these weights were made for? {advice}"
+            f"({len(differing)} tensors differ); check that these weights belong to this network; {advice}"
         )
     refused = [name for name in missing if not any(re.search(pattern, name) for pattern in allow_missing)]
     if refused or not report.matched:
         raise BadCheckpoint(f"{report}. A partial match is refused; {advice}")
-    # ResNet-18's names are all found in ResNet-34, too; what is left of the same blocks gives the larger one away.
+    # All names of ResNet-18 are also in ResNet-34; unused tensors in the same blocks reveal the larger network.
     blocks = {name.split(".")[0] for name in ours}
     larger = [name for name in tensors if name not in ours and name.split(".")[0] in blocks]
     if larger:
         raise BadCheckpoint(
-            f"{report}. The file's network is larger than the encoder ({len(larger)} tensors more in the same blocks, "
+            f"{report}. The file's network is larger than the encoder ({len(larger)} more tensors in the same blocks, "
             f"such as {larger[0]}); {advice}"
         )
     module.load_state_dict({name: tensors.get(name, ours[name]) for name in ours})

@@ -1,4 +1,4 @@
-"""Group norm whose statistics can be set, such as those of a whole image while one of its tiles is computed.
+"""Group norm with settable statistics, such as those of the whole image during the computation of one tile.
 
 Axes: B images, C channels, G groups, h w cells.
 """
@@ -13,13 +13,13 @@ Window = tuple[float, float, float, float]  # top, bottom, left, right, as share
 
 
 class Statistics:
-    """Mean and variance of a norm's groups over parts of a map, as if over all at once (Chan et al. 1979)."""
+    """Mean and variance of a norm's groups, accumulated over parts of a map (Chan et al. 1979)."""
 
     def __init__(self) -> None:
         self.count, self.mean, self.spread = 0, torch.zeros(()).double(), torch.zeros(()).double()
 
     def add(self, part: Float[Tensor, "B C h w"], groups: int) -> None:
-        """Take a part into account."""
+        """Add a part to the statistics."""
         flat = part.float().reshape(len(part), groups, -1)  # (B, G, values)
         variance, mean = (x.double().cpu() for x in torch.var_mean(flat, 2, correction=0))
         new, old = flat.shape[2], self.count
@@ -29,7 +29,7 @@ class Statistics:
         self.spread = self.spread + variance * new + apart.square() * old * new / self.count
 
     def normalise(self, values: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        """What group norm makes of values (B, C, ...) with these statistics."""
+        """Apply group norm to values (B, C, ...) with these statistics."""
         scale = (self.spread / self.count + eps).rsqrt()  # (B, G)
         each = values.shape[1] // scale.shape[1]
         scale, mean = (x.repeat_interleave(each, 1).float().to(values.device) for x in (scale, self.mean))  # (B, C)
@@ -43,14 +43,14 @@ class Statistics:
 
 
 class GroupNorm(nn.GroupNorm):
-    """Normalises by `given` if they are set; while a `window` is set it adds that part of its input to `gathered`."""
+    """Normalise with `given` if set; while a `window` is set, add that part of the input to `gathered`."""
 
     given: Statistics | None = None
     gathered: Statistics | None = None
     window: Window | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """`nn.GroupNorm`, or timm's norm and activation."""
+        """Apply `nn.GroupNorm`, or timm's norm and activation."""
         if self.window is not None and input.dim() == 4:
             self.gathered = self.gathered or Statistics()
             h, w = input.shape[2:]
@@ -67,7 +67,7 @@ _SETTABLE: dict[type, type] = {nn.GroupNorm: GroupNorm}
 
 
 def settable_norms(network: nn.Module) -> list[GroupNorm]:
-    """The group norms of a network, in their order, each made one whose statistics can be set (timm's too)."""
+    """Make the statistics of a network's group norms settable (timm's too); return the norms in order."""
     found: list[GroupNorm] = []
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):

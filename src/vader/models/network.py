@@ -1,7 +1,7 @@
 """The networks: encoder + feature pyramid + dense decoder (section 3.2), and MoCo's encoder + image head.
 
-Axes: B images, C channels, D embedding, H W pixels, h w cells. Images are float RGB in [0, 1]; each network knows its
-encoder's normalisation.
+Axes: B images, C channels, D embedding, H W pixels, h w cells. Images are float RGB in [0, 1]; each network applies
+its encoder's normalisation.
 """
 
 import math
@@ -19,10 +19,10 @@ from vader.models.padding import mean_padded
 
 
 class NetworkConfig(BaseModel):
-    """What a network is made of; with it and its tensors a model can be rebuilt.
+    """The architecture of a network; together with the tensors it is enough to rebuild a model.
 
     The paper's decoder is `pyramid_width=256, decoder_width=128, pyramid_outputs=True` (4,984,704 parameters);
-    without the pyramid's 3x3 outputs it has 2,624,384, which is nearer to the paper's "around 2M".
+    without the pyramid's 3x3 outputs it has 2,624,384, closer to the paper's "around 2M".
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +50,7 @@ class Pyramid(nn.Module):
                 nn.init.zeros_(_bias(module))
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
-        """The levels, finest first, at one width."""
+        """Return the levels, finest first, all with the same width."""
         merged = [lateral(level) for lateral, level in zip(self.laterals, levels, strict=True)]
         for i in range(len(merged) - 2, -1, -1):
             merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2.0, mode="nearest")
@@ -58,7 +58,7 @@ class Pyramid(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Semantic branch (Kirillov et al. 2019): every level to stride 4 by [3x3, GroupNorm, ReLU, bilinear x2], then a
+    """Semantic branch (Kirillov et al. 2019): every level to stride 4 by [3x3, GroupNorm, ReLU, bilinear x2], then the
     sum and a 1x1. The stride-4 level has one such block without upsampling, as in the reference code."""
 
     def __init__(self, width_in: int, width: int, dim: int) -> None:
@@ -79,7 +79,7 @@ class Decoder(nn.Module):
         nn.init.zeros_(_bias(self.embedding))
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        """(B, dim, h, w) at stride 4, not normalised."""
+        """Return a map (B, dim, h, w) at stride 4, not normalised."""
         total = self.branches[0](levels[0])
         for branch, level in zip(self.branches[1:], levels[1:], strict=True):
             total = total + branch(level)
@@ -99,10 +99,10 @@ class DenseNetwork(nn.Module):
         self.decoder = Decoder(config.pyramid_width, config.decoder_width, config.dim)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """Features (not normalised) of images of any size >= 32: h = ceil(H / 4), w = ceil(W / 4).
+        """Compute features (not normalised) of images of any size >= 32: h = ceil(H / 4), w = ceil(W / 4).
 
-        Sides that are no multiple of 32 are padded right and below with the normalisation's mean (the zeros that the
-        convolutions themselves pad with) and the result is cropped, so that cell centres stay where they are.
+        Sides that are not multiples of 32 are padded right and below with the normalisation's mean (after normalisation
+        the zeros of the convolutions' own padding). The result is cropped, so that cell centres do not move.
         """
         h, w = (-(-side // STRIDE) for side in images.shape[2:])
         levels = self.encoder(mean_padded(images, LEVEL_STRIDES[-1], self.encoder.mean))
@@ -111,15 +111,15 @@ class DenseNetwork(nn.Module):
     features = forward
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D h w"]:
-        """L2-normalised embeddings, (B, D, ceil(H / 4), ceil(W / 4))."""
+        """Compute L2-normalised embeddings, (B, D, ceil(H / 4), ceil(W / 4))."""
         return F.normalize(self.features(images), dim=1)
 
 
 class ImageNetwork(nn.Module):
-    """MoCo v2's network: pooled encoder and a two-layer head, one vector an image.
+    """MoCo v2's network: pooled encoder and a two-layer head, one vector per image.
 
-    It has no decoder; its dense map is the encoder's hypercolumn: each level L2-normalised, brought to stride 4 and
-    concatenated, the strongest training-free reading of a global network that we know.
+    It has no decoder. Its dense map is the encoder's hypercolumn: each level L2-normalised, resized to stride 4 and
+    concatenated. This is the best training-free dense map of an image-level network that we know.
     """
 
     card: dict[str, Any]  # of the file it was loaded from
@@ -132,15 +132,15 @@ class ImageNetwork(nn.Module):
         self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(inplace=True), nn.Linear(width, config.dim))
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        """One vector an image (not normalised)."""
+        """Compute one vector per image (not normalised)."""
         return self.head(self.encoder(images)[-1].mean((2, 3))).float()
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """The hypercolumn at stride 4; C is the sum of the levels' channels."""
+        """Compute the hypercolumn at stride 4; C is the sum of the levels' channels."""
         return hypercolumn(self.encoder, images)
 
     def embed(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """The hypercolumn, L2-normalised."""
+        """Compute the hypercolumn, L2-normalised."""
         return F.normalize(self.features(images), dim=1)
 
 
@@ -148,12 +148,12 @@ Network = DenseNetwork | ImageNetwork
 
 
 def build(config: NetworkConfig) -> Network:
-    """The network that a config describes, with fresh weights from torch's global generator."""
+    """Build the network of a config, with random weights from torch's global generator."""
     return DenseNetwork(config) if config.kind == "dense" else ImageNetwork(config)
 
 
 def hypercolumn(encoder: CNN, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-    """All levels of an encoder, each L2-normalised, bilinearly brought to stride 4 and concatenated."""
+    """L2-normalise all levels of an encoder, resize them bilinearly to stride 4 and concatenate them."""
     h, w = (-(-side // STRIDE) for side in images.shape[2:])
     levels = encoder(mean_padded(images, LEVEL_STRIDES[-1], encoder.mean))
     size = levels[0].shape[2:]
@@ -162,7 +162,7 @@ def hypercolumn(encoder: CNN, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor,
 
 
 def _groups(width: int) -> int:
-    """GroupNorm's 32 groups, or as many as keep four channels to a group in narrow decoders."""
+    """Return the number of groups: GroupNorm's 32, or in narrow decoders so many that a group has four channels."""
     groups = min(32, max(1, width // 4))
     while width % groups:
         groups -= 1

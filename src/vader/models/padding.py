@@ -1,4 +1,4 @@
-"""Images of any size for networks that want multiples: cells stay where they are, the rest is added right and below.
+"""Pad images of any size to multiples that a network needs: right and below, so that cells do not move.
 
 Axes: B images, H W pixels.
 """
@@ -12,9 +12,9 @@ from vader.images.pictures import MIN_SIDE
 
 
 def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -> Float[Tensor, "B 3 _ _"]:
-    """The images, padded right and below with `mean` (3, 1, 1) to multiples of `multiple` pixels.
+    """Pad images right and below with `mean` (3, 1, 1) to multiples of `multiple` pixels.
 
-    Once normalised the padding is zeros, what convolutions pad with themselves. Raises BadInput below 32 px.
+    After normalisation the padding is zero, as in the padding of convolutions. Raises BadInput below 32 px.
     """
     H, W = _large_enough(images)
     bottom, right = -H % multiple, -W % multiple
@@ -26,9 +26,9 @@ def mean_padded(images: Float[Tensor, "B 3 H W"], multiple: int, mean: Tensor) -
 
 
 def edge_padded(images: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor, "B 3 _ _"]:
-    """The images, their last row and column repeated right and below up to multiples of `multiple` pixels.
+    """Pad images right and below to multiples of `multiple` pixels; repeat the last row and column.
 
-    For transformers, which see a padded patch as an object among others. Raises BadInput below 32 px.
+    For transformers, which treat a constant patch as an object. Raises BadInput below 32 px.
     """
     H, W = _large_enough(images)
     return F.pad(images, (0, -W % multiple, 0, -H % multiple), mode="replicate")
@@ -37,5 +37,5 @@ def edge_padded(images: Float[Tensor, "B 3 H W"], multiple: int) -> Float[Tensor
 def _large_enough(images: Tensor) -> tuple[int, int]:
     H, W = images.shape[2:]
     if min(H, W) < MIN_SIDE:
-        raise BadInput(f"images must be at least {MIN_SIDE} px on each side, got {H}x{W}; enlarge them first")
+        raise BadInput(f"images: expected at least {MIN_SIDE} px on each side, found {H}x{W}; enlarge them first")
     return H, W

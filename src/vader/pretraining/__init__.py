@@ -1,1 +1,1 @@
-"""VADeR: views and matches, the contrast, the loop, and what watches over a run."""
+"""VADeR pretraining: views and matches, the contrast, the loop, and the checks of a run."""

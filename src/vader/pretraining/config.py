@@ -1,4 +1,4 @@
-"""Everything that determines a run, validated before it starts; read from a TOML file, a run folder, KEY=VALUE."""
+"""The settings of a run, validated before it starts; read from a TOML file, a run folder or KEY=VALUE."""
 
 import tomllib
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from vader.errors import BadCheckpoint, BadInput
 from vader.models.network import NetworkConfig
 from vader.pretraining.views import ViewConfig
 
-# The network that an objective needs: an embedding a cell, or one an image.
+# The kind of network of each objective: one embedding per cell, or one per image.
 KINDS: dict[str, Literal["dense", "image"]] = {"vader": "dense", "moco": "image"}
 
 
 class PretrainConfig(BaseModel):
-    """Everything that determines a run. `vader.recipes` returns whole ones; the paper's constants are the defaults."""
+    """All settings of a run. `vader.recipes` returns complete configs; the defaults are the paper's constants."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,43 +29,43 @@ class PretrainConfig(BaseModel):
     seed: int = Field(0, ge=0)
 
     network: NetworkConfig = NetworkConfig()
-    init: Path | Literal["timm"] | None = None  # weights to start from; timm: the published ones of the encoder
-    allow_missing: tuple[str, ...] = ()  # patterns of names that `init` need not have
+    init: Path | Literal["timm"] | None = None  # weights to start from; timm: the encoder's published weights
+    allow_missing: tuple[str, ...] = ()  # patterns of names that may be missing in `init`
     freeze_encoder: bool = False
 
     views: ViewConfig = ViewConfig()
-    batch: int = Field(128, ge=1)  # pairs a step, over all processes
-    points: int = Field(32, ge=1)  # matched pixels an image
-    read: Literal["bilinear", "nearest"] = "bilinear"  # of keys at their points
+    batch: int = Field(128, ge=1)  # pairs per step, over all processes
+    points: int = Field(32, ge=1)  # matched pixels per image
+    read: Literal["bilinear", "nearest"] = "bilinear"  # how keys are read at their points
 
     temperature: float = Field(0.07, gt=0)
     factor: float = Field(10.0, gt=0)  # multiplies the loss
     queue: int = Field(65_536, ge=1)
-    enqueue: Literal["all", "pooled"] | int = "all"  # or so many keys an image
-    skip_own: bool = False  # keys of the same image in the queue are no negatives
-    within_image: float | None = Field(None, gt=0)  # the image's own keys beyond so many pixels are negatives
+    enqueue: Literal["all", "pooled"] | int = "all"  # or a number of keys per image
+    skip_own: bool = False  # do not use keys of the same image in the queue as negatives
+    within_image: float | None = Field(None, gt=0)  # the image's other keys beyond this distance (px) are negatives
     momentum: float = Field(0.999, ge=0, le=1)  # of the teacher
-    bn_groups: int = Field(4, ge=1)  # virtual groups of batch norm; 1 switches shuffling off on one device
+    bn_groups: int = Field(4, ge=1)  # virtual groups of batch norm; 1 turns shuffling off on one device
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr_encoder: float = Field(3e-7, ge=0)
-    lr_decoder: float = Field(3e-3, ge=0)  # of all that stands on the encoder
+    lr_decoder: float = Field(3e-3, ge=0)  # of all layers after the encoder
     sgd_momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = Field(0, ge=0)
-    clip_grad: float | None = Field(None, gt=0)  # of the whole gradient's norm
-    max_failures: int = Field(10, ge=1)  # steps with NaN or inf in a row that stop the run
+    clip_grad: float | None = Field(None, gt=0)  # limit of the whole gradient's norm
+    max_failures: int = Field(10, ge=1)  # the run stops after this many steps with NaN or inf in a row
 
     device: Literal["cpu", "cuda"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
-    devices: int = Field(1, ge=1)  # processes a node
+    devices: int = Field(1, ge=1)  # processes per node
     nodes: int = Field(1, ge=1)
     compile: bool = False
     workers: int = Field(2, ge=0)
     finish: Literal["worker", "device"] = "worker"  # where colours are changed
     hold: Literal["nothing", "memory", "device"] = "nothing"  # decoded images
-    max_bad_share: float = Field(0.1, ge=0, le=1)  # of unreadable files; above it the run stops
+    max_bad_share: float = Field(0.1, ge=0, le=1)  # of unreadable files; above this share the run stops
 
     held_out: int = Field(128, ge=1)  # images for the exam
     log_every: int = Field(20, ge=1)
@@ -83,7 +83,7 @@ class PretrainConfig(BaseModel):
     @field_validator("images", "init")
     @classmethod
     def _absolute(cls, path: Path | str | None) -> Path | str | None:
-        """A run may be resumed from another folder than it was started in."""
+        """Make paths absolute: a run may be resumed from another working directory."""
         return path.absolute() if isinstance(path, Path) else path
 
     @model_validator(mode="after")
@@ -95,9 +95,9 @@ class PretrainConfig(BaseModel):
             f"objective {self.objective!r} needs network.kind {kind!r}": self.network.kind != kind,
             f"batch {self.batch} must be a multiple of {processes} processes x {self.bn_groups} bn_groups":
                 self.batch % (processes * self.bn_groups) != 0,
-            "hold='device' draws no elastic views; use hold='memory'": self.hold == "device" and self.views.elastic > 0,
-            "enqueue takes 1 key an image or more": isinstance(self.enqueue, int) and self.enqueue < 1,
-            f"objective {self.objective!r} has one key an image: within_image does not apply":
+            "hold='device' has no elastic views; use hold='memory'": self.hold == "device" and self.views.elastic > 0,
+            "enqueue: expected 1 key per image or more": isinstance(self.enqueue, int) and self.enqueue < 1,
+            f"objective {self.objective!r} has one key per image; leave out within_image":
                 kind == "image" and self.within_image is not None,
         }  # fmt: skip
         for conflict, holds in conflicts.items():
@@ -108,7 +108,7 @@ class PretrainConfig(BaseModel):
 
 @dataclass(frozen=True)
 class FeedConfig:
-    """What a feed needs to know beside the images: see `PretrainConfig` for the meanings."""
+    """The settings of a feed: see `PretrainConfig` for the meanings."""
 
     views: ViewConfig
     batch: int
@@ -121,7 +121,7 @@ class FeedConfig:
 
 
 def read_config(run: Path) -> PretrainConfig:
-    """The config of a run folder, with the folder's place as it is now."""
+    """Read the config of a run folder; `out` is the folder's present path."""
     path = run / "config.json"
     if not path.is_file():
         raise BadInput(f"--resume: expected a run folder with a config.json, found none in {run}")
@@ -133,7 +133,7 @@ def read_config(run: Path) -> PretrainConfig:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Within it, settings that do not validate raise BadInput in words."""
+    """Turn a validation error inside the context into a BadInput with a readable message."""
     try:
         yield
     except ValidationError as error:
@@ -141,7 +141,7 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: ValidationError) -> str:
-    """A validation error in one line."""
+    """Describe a validation error in one line."""
     parts = []
     for problem in error.errors():
         where = ".".join(str(x) for x in problem["loc"])
@@ -151,7 +151,7 @@ def explain(error: ValidationError) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file of settings."""
+    """Read a TOML file of settings."""
     try:
         return tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -159,11 +159,11 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def assign(changes: dict[str, Any], key: str, value: Any) -> None:
-    """changes['a']['b'] = value for key 'a.b'; a dict is merged into what is there."""
+    """Set changes['a']['b'] = value for key 'a.b'; a dict is merged into an existing dict."""
     *path, last = key.split(".")
     for part in path:
         changes = changes.setdefault(part, {})
         if not isinstance(changes, dict):
-            raise BadInput(f"--set {key}: {part} is no group of settings")
+            raise BadInput(f"--set {key}: expected a group of settings, found the setting {part}")
     merged = isinstance(value, dict) and isinstance(changes.get(last), dict)
     changes[last] = changes[last] | value if merged else value

@@ -1,6 +1,6 @@
 """The contrast of VADeR (section 3.1): InfoNCE over matched pixels, the queue of negatives, the momentum teacher.
 
-The losses are pure; the queue and the teacher are objects that the loop moves by name and the checkpoint saves.
+The losses are pure functions. The queue and the teacher are objects: the loop updates them, the checkpoint saves them.
 
 Axes: B images, P points an image, N = B P queries, Q keys in the queue, D embedding.
 """
@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-# Logits are made in blocks and never held whole. On the CPU a block should stay in the cores' caches; on a GPU it
-# should be large enough that launching kernels costs nothing (128 MiB of float32).
+# Logits are computed in blocks, never as a whole matrix. On the CPU a block should fit into the cores' caches; on a
+# GPU it should be so large that the cost of a kernel launch does not matter (128 MiB of float32).
 BLOCK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 25}
 
 
 class _QueueLogSumExp(torch.autograd.Function):
     """log sum_j exp(q . n_j / T) for every query, with its gradient accumulated in the same pass.
 
-    d lse / d q = sum_j softmax_j n_j / T: the mean of the keys under the softmax. It is summed block by block beside
-    the sum of exponentials, rescaled whenever the running maximum grows (the online softmax), so a block of logits is
-    used twice while it is warm and the backward pass is one multiplication.
+    d lse / d q = sum_j softmax_j n_j / T: the softmax-weighted mean of the keys. It is summed block by block together
+    with the sum of exponentials, and rescaled when the running maximum grows (the online softmax). So each block of
+    logits is used twice while it is in the cache, and the backward pass is one multiplication.
     """
 
     @staticmethod
@@ -46,7 +46,7 @@ class _QueueLogSumExp(torch.autograd.Function):
                 if own is not None:
                     own.mask_(logits, rows, q0)
                 new_highest = torch.maximum(highest[rows], logits.amax(1))
-                # A row without any negative so far has -inf here; 0 keeps exp(-inf - x) = 0 and avoids inf - inf.
+                # A row without negatives so far has -inf here; 0 keeps exp(-inf - x) = 0 and avoids inf - inf.
                 shift = new_highest.masked_fill(new_highest == -math.inf, 0.0)
                 rescale = (highest[rows] - shift).exp_()
                 logits.sub_(shift.unsqueeze(1)).exp_()
@@ -69,7 +69,7 @@ class _QueueLogSumExp(torch.autograd.Function):
 
 
 class _OwnKeys:
-    """Finds the few keys in the queue that come from the images of the batch, so that only their columns are masked."""
+    """Find the few keys in the queue that come from the batch's images, so that only their columns are masked."""
 
     def __init__(self, query_image: Tensor, key_image: Tensor) -> None:
         self.query_image, self.key_image = query_image, key_image
@@ -90,10 +90,10 @@ def queue_logsumexp(
     query_image: Int[Tensor, "N"] | None = None,
     key_image: Int[Tensor, "Q"] | None = None,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """log of the summed exponentials of all queries' logits against the queue, and each query's highest logit.
+    """Return the log-sum-exp of each query's logits against the queue, and each query's highest logit.
 
-    `keys` get no gradient: they are the queue's. With image numbers given, keys of a query's own image are left out.
-    Peak memory is a block of logits and one (N, D) tensor, whatever Q. A query without any negative gives -inf.
+    `keys` get no gradient, because they come from the queue. If image numbers are given, keys of a query's own image
+    are left out. Peak memory is one block of logits and one (N, D) tensor for any Q. Without negatives: -inf.
     """
     assert (query_image is None) == (key_image is None), "image numbers are needed for both or for neither"
     return _QueueLogSumExp.apply(queries, keys, temperature, query_image, key_image)
@@ -101,11 +101,11 @@ def queue_logsumexp(
 
 @dataclass(frozen=True)
 class Contrast:
-    """The loss and what is told about it. All but `loss` are detached."""
+    """The loss and the numbers that are logged with it. All but `loss` are detached."""
 
     loss: Float[Tensor, ""]
-    chance: Float[Tensor, ""]  # the loss if every key were as like as any other: factor * log(1 + negatives)
-    accuracy: Float[Tensor, ""]  # share of queries whose positive beats every negative
+    chance: Float[Tensor, ""]  # the loss if all keys are equally similar: factor * log(1 + negatives)
+    accuracy: Float[Tensor, ""]  # share of queries whose positive has the highest logit
     alignment: Float[Tensor, ""]  # mean squared distance of a query to its positive, 0..4
 
 
@@ -120,12 +120,12 @@ def info_nce(
     negative_image: Int[Tensor, "Q"] | None = None,
     within: Bool[Tensor, "B P P"] | None = None,
 ) -> Contrast:
-    """Equation 2, averaged over queries and multiplied by `factor` (the paper's 10).
+    """Compute equation 2, averaged over queries and multiplied by `factor` (the paper's 10).
 
     loss = -log( e^(q.k/T) / ( e^(q.k/T) + sum over negatives of e^(q.n/T) ) ). All rows must be L2-normalised.
 
-    `within[b, i, j]` adds the positive of query j of image b to the negatives of query i (N = B P, image by image):
-    the image's own other keys, which the paper tried and left out ("fail to make it work").
+    `within[b, i, j]` adds the positive of query j of image b to the negatives of query i (N = B P, image by image).
+    These are other keys of the same image, which the paper tried and left out ("fail to make it work").
     """
     positive = (queries * positives).sum(1) / temperature  # (N,)
     parts = [positive]
@@ -161,21 +161,21 @@ def _count_own(query_image: Tensor, key_image: Tensor) -> Tensor:
 
 
 def _finite_logsumexp(logits: Tensor) -> Tensor:
-    """Row-wise log-sum-exp whose gradient is 0, not NaN, in rows that are -inf throughout."""
+    """Compute the log-sum-exp of each row; where a whole row is -inf the gradient is 0, not NaN."""
     empty = (logits == -math.inf).all(1, keepdim=True)
     return logits.masked_fill(empty, 0.0).logsumexp(1).masked_fill(empty.squeeze(1), -math.inf)
 
 
 def farther_than(points: Float[Tensor, "B P 2"], radius: float) -> Bool[Tensor, "B P P"]:
-    """Which pairs of an image's points lie more than `radius` pixels apart."""
+    """Tell which pairs of an image's points are more than `radius` pixels apart."""
     return torch.cdist(points.float(), points.float(), compute_mode="donot_use_mm_for_euclid_dist") > radius
 
 
 class Queue(nn.Module):
-    """The last `length` keys that the teacher gave, and the image each came from: a ring with one pointer.
+    """The last `length` keys of the teacher and the image number of each key: a ring buffer with one pointer.
 
-    It starts empty (MoCo's starts with random vectors, which are easy negatives that mean nothing), so the number of
-    negatives grows while it fills. Any number of keys can be added at a time.
+    It starts empty, so the number of negatives grows while it fills. (MoCo's queue starts with random vectors: easy
+    negatives without meaning.) Any number of keys can be added at a time.
     """
 
     keys: Tensor
@@ -194,16 +194,16 @@ class Queue(nn.Module):
 
     @property
     def length(self) -> int:
-        """How many keys it can hold."""
+        """The capacity, in keys."""
         return len(self.keys)
 
     def content(self) -> tuple[Float[Tensor, "Q D"], Int[Tensor, "Q"]]:
-        """The keys held and their image numbers, in no particular order."""
+        """Return the stored keys and their image numbers, in no particular order."""
         return self.keys[: self.filled], self.images[: self.filled]
 
     @torch.no_grad()
     def enqueue(self, keys: Float[Tensor, "N D"], images: Int[Tensor, "N"]) -> None:
-        """Add keys, the oldest make way. Of more keys than the queue is long, the last ones stay."""
+        """Add keys in place of the oldest ones. If there are more keys than places, the last keys are stored."""
         keys, images = keys[-self.length :], images[-self.length :]
         n = len(keys)
         places = (torch.arange(n, device=self.keys.device) + self.pointer) % self.length
@@ -214,10 +214,10 @@ class Queue(nn.Module):
 
 
 def choose_enqueued(keys: Float[Tensor, "B P D"], enqueue: int | str) -> tuple[Float[Tensor, "M D"], Int[Tensor, "M"]]:
-    """What of a batch's matched keys goes into the queue, and the row of the batch that each came from.
+    """Choose the keys of a batch that enter the queue; return them and the row of the batch that each comes from.
 
-    'all': every key (MoCo's rule taken literally; our reading of the paper). A number k: the first k of each image
-    (their order is random already). 'pooled': the image's mean key, normalised (DenseCL's dense queue).
+    'all': every key (MoCo's rule, literally; our reading of the paper). A number k: the first k keys of each image
+    (their order is already random). 'pooled': the normalised mean key of each image (DenseCL's dense queue).
     """
     if enqueue == "pooled":
         chosen = nn.functional.normalize(keys.mean(1, keepdim=True), dim=2)
@@ -229,9 +229,9 @@ def choose_enqueued(keys: Float[Tensor, "B P D"], enqueue: int | str) -> tuple[F
 
 @torch.no_grad()
 def update_teacher(student: nn.Module, teacher: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, over parameters only.
+    """Move the teacher: teacher <- momentum * teacher + (1 - momentum) * student, over parameters only.
 
-    Batch-norm statistics are not averaged: the teacher's are its own, of the keys' views (MoCo's rule).
+    Batch-norm statistics are not averaged: the teacher has its own, computed from the keys' views (MoCo's rule).
     """
     ours: list[Tensor] = list(teacher.parameters())
     theirs: list[Tensor] = list(student.parameters())

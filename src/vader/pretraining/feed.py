@@ -1,7 +1,7 @@
 """From a list of images to batches of view pairs on the device.
 
-The batch of step t is a function of (seed, t) alone: image number t * batch + j of an endless sequence of shuffled
-epochs. So a run resumes by starting at its step, whatever the workers, and no image is ever dropped.
+The batch of step t depends on (seed, t) only: it contains image numbers t * batch + j of an endless sequence of
+shuffled epochs. So a run resumes at any step with any number of workers, and no image is dropped.
 
 Axes: B images, P matched points, S a view's side.
 """
@@ -31,14 +31,14 @@ from vader.images.warp import BILINEAR_LIMIT, warp_batch
 from vader.pretraining.config import FeedConfig
 from vader.pretraining.views import Pair, ViewConfig, choose_matches, draw_pair, generator, render
 
-REPLACEMENTS = 50  # how many images after an unreadable one are tried before giving up
+REPLACEMENTS = 50  # images tried in place of an unreadable one before the run stops
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pairs of views: images in [0, 1] (B, 3, S, S), queries' cells (B, P), keys' points (B, P, 2) in pixels of
-    view 2, image numbers (B,), (name, reason) of files that could not be read, and the views' matrices (B, 2, 3, 3)
-    from view pixels to image pixels (an elastic flow comes before them)."""
+    """Pairs of views: images in [0, 1] (B, 3, S, S), cells of queries (B, P), points of keys (B, P, 2) in pixels of
+    view 2, image numbers (B,), (name, reason) of unreadable files, and the views' matrices (B, 2, 3, 3) from view
+    pixels, after an elastic flow, to image pixels."""
 
     first: Tensor
     second: Tensor
@@ -50,25 +50,25 @@ class Batch:
 
 
 def shortest_side(config: ViewConfig) -> int:
-    """The short side, in pixels, below which reducing an image while decoding would cost views their detail.
+    """Return the shortest side, in pixels, to which an image may be reduced without loss of detail in its views.
 
-    A view's crop is at least sqrt(scale * ratio) of the short side (RandomResizedCrop's narrowest box); this keeps it
-    at one source pixel a view pixel.
+    A view's crop is at least sqrt(scale * ratio) of the short side (RandomResizedCrop's narrowest box). At the returned
+    side such a crop has one source pixel per view pixel.
     """
     return int(np.ceil(config.size / np.sqrt(config.scale[0] * config.ratio[0])))
 
 
 def split(count: int, held_out: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places of held-out and of training images. At most a fifth is held out; of fewer than 5 images none can be."""
+    """Split places into held-out and training images. At most a fifth is held out; with fewer than 5 images none is."""
     order = np.random.default_rng((seed, 0x5EED)).permutation(count)
     share = min(held_out, count // 5)
     if share == 0:
-        return np.sort(order), np.sort(order)  # too few to spare any: the exam uses the training images
+        return np.sort(order), np.sort(order)  # too few to hold any out: the exam uses the training images
     return np.sort(order[:share]), np.sort(order[share:])
 
 
 class Pairs(Dataset):
-    """(epoch, place) -> a pair's tensors; `members` are the listed images' numbers by place, the held-out left out."""
+    """Map (epoch, place) to a pair's tensors; `members` are the image numbers by place, without held-out images."""
 
     def __init__(self, images: ImageList, members: np.ndarray, config: FeedConfig) -> None:
         self.images, self.members, self.config = images, members, config
@@ -77,7 +77,7 @@ class Pairs(Dataset):
         self.broken: dict[int, str] = {}
 
     def hold(self) -> None:
-        """Decode every image now and keep it in memory."""
+        """Decode all images and keep them in memory."""
 
         def read(index: int) -> tuple[int, np.ndarray | str]:
             try:
@@ -93,7 +93,7 @@ class Pairs(Dataset):
                     self.held[index] = image
 
     def _read(self, place: int) -> tuple[int, np.ndarray, list[tuple[str, str]]]:
-        """The image at a place, or the next readable one (every process and every resumed run skips alike)."""
+        """Read the image at a place, or the next readable one (the same in every process and every resumed run)."""
         faults: list[tuple[str, str]] = []
         for offset in range(REPLACEMENTS):
             index = int(self.members[(place + offset) % len(self.members)])
@@ -130,10 +130,10 @@ class Pairs(Dataset):
 
 
 def refuse_unusable(pairs: Pairs, held_out: np.ndarray, faults: Faults, sample: int = 32) -> None:
-    """Read a sample of files before the first step: a folder of broken or tiny images is an error now, not later.
+    """Read a sample of files before the first step, so that broken or tiny images are found now and not later.
 
-    `held_out` were read for the exam already. Raises BadInput for too many faults, and for settings that give no two
-    views of an image.
+    The images `held_out` were already read for the exam. Raises BadInput for too many unreadable files, and for
+    settings that give no two views of an image.
     """
     chosen = pairs.members
     if not pairs.held and not pairs.broken:
@@ -148,7 +148,7 @@ def refuse_unusable(pairs: Pairs, held_out: np.ndarray, faults: Faults, sample: 
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples -> stacked tensors; faults are joined."""
+    """Stack the tensors of samples and join their faults."""
     joined: dict[str, Any] = {"faults": [fault for sample in samples for fault in sample["faults"]]}
     for key in samples[0]:
         if key != "faults":
@@ -157,7 +157,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The endless sequence of batches from step `start` on: lists of (epoch, place), this process's share of each."""
+    """Yield batches from step `start` on without end: lists of (epoch, place), this process's share of each batch."""
 
     def __init__(self, count: int, batch: int, seed: int, start: int, rank: int = 0, world: int = 1) -> None:
         assert batch % world == 0
@@ -172,7 +172,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
             for number in numbers:
                 if number // self.count != epoch:
                     epoch = number // self.count
-                    # The last word sets these numbers apart from those of the views (`views.generator`).
+                    # The last entry keeps these numbers apart from those of the views (`views.generator`).
                     order = np.random.default_rng((self.seed, epoch, 0, 3, 1)).permutation(self.count)
                 items.append((epoch, int(order[number % self.count])))
             yield items
@@ -180,7 +180,7 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 class Feed:
-    """Batches of pairs on a device, from step `start` on; `images_on_device` holds the canvas of hold='device'."""
+    """Batches of pairs on a device, from step `start` on; `canvas` holds all images if hold='device'."""
 
     def __init__(self, pairs: Pairs, device: torch.device, start: int = 0, rank: int = 0, world: int = 1) -> None:
         self.pairs, self.config, self.device = pairs, pairs.config, device
@@ -197,7 +197,7 @@ class Feed:
             num_workers=config.workers,
             collate_fn=collate,
             worker_init_fn=partial(_start_worker, ending),
-            generator=torch.Generator().manual_seed(config.seed),  # else a resumed run draws from torch's own again
+            generator=torch.Generator().manual_seed(config.seed),  # else a resumed run uses torch's global generator
             pin_memory=device.type == "cuda",
             prefetch_factor=4 if config.workers else None,
             persistent_workers=config.workers > 0,
@@ -207,17 +207,17 @@ class Feed:
         try:
             for joined in self.loader:
                 yield self.finish(joined)
-        except VaderError as error:  # a worker's comes with its traceback: the last line is what it said
+        except VaderError as error:  # a worker's error contains its traceback: the last line is the message
             raise type(error)(str(error).strip().splitlines()[-1].removeprefix(f"{_name(error)}: ")) from None
 
     def finish(self, joined: dict[str, Any]) -> Batch:
-        """Tensors of the workers -> a batch on the device, colours changed if that was left to it."""
+        """Move the workers' tensors to the device as a batch; change colours if that is the device's task."""
         to = {key: value.to(self.device, non_blocking=True) for key, value in joined.items() if key != "faults"}
         colours = to.get("colours")
         if self.config.hold == "device":
             halves = [self._warp(to["image"], to["matrices"][:, k]) for k in (0, 1)]
         else:
-            # (B, 2, S, S, 3) bytes -> channels-last floats: the permuted view already has that layout
+            # (B, 2, S, S, 3) bytes to channels-last floats: the permuted view already has that layout
             halves = [to["views"][:, k].permute(0, 3, 1, 2).float().div_(255) for k in (0, 1)]
         if colours is not None:
             halves = [paint_batch(half, colours[:, k]) for k, half in enumerate(halves)]
@@ -225,7 +225,7 @@ class Feed:
         return Batch(first, second, to["cells"], to["points"], to["image"], joined["faults"], to["matrices"])
 
     def _put_on_device(self) -> None:
-        """One canvas for all images, each continued by its edge: a batch is then one gather and one grid_sample."""
+        """Copy all images to one canvas, padded by their edges: a batch is then one gather and one grid_sample."""
         held = self.pairs.held
         height, width = (max(image.shape[axis] for image in held.values()) for axis in (0, 1))
         self.canvas = torch.empty(len(held), 3, height, width, dtype=torch.uint8, device=self.device)
@@ -240,7 +240,7 @@ class Feed:
         assert self.canvas is not None
         size = self.config.views.size
         views = torch.empty(len(images), 3, size, size, device=self.device)
-        # Each image by itself: how one is read may not depend on the others that share its batch.
+        # Decide for each image alone: the result must not depend on the other images of the batch.
         coarse = matrices[:, :2, :2].norm(dim=1).amax(1) > BILINEAR_LIMIT
         for chosen, supersample in ((~coarse, 1), (coarse, 2)):
             rows = chosen.nonzero().squeeze(1)
@@ -255,8 +255,8 @@ def _name(error: Exception) -> str:
 
 
 def _start_worker(ending: Any, _worker: int) -> None:
-    # Ctrl-C, and the SIGTERM of `timeout` or a job scheduler, reach all processes; the main process decides, workers
-    # must live until it has saved. When it ends (`ending`), multiprocessing sends them a SIGTERM that counts.
+    # Ctrl-C, and the SIGTERM of `timeout` or a job scheduler, reach all processes. The main process decides: workers
+    # must live until it has saved. When it ends (`ending`), multiprocessing sends them a SIGTERM that they obey.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if ending.value else None)
     cv2.setNumThreads(0)

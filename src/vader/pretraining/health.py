@@ -1,4 +1,4 @@
-"""Label-free numbers: rank, spread, alignment, uniformity, the match exam, the guard and the verdict.
+"""Label-free statistics of a run: rank, spread, alignment, uniformity, warnings, and the verdict.
 
 Axes: B images, M held-out images, N points, D embedding, h w cells, S a view's side.
 """
@@ -14,10 +14,10 @@ from vader.pretraining.match_exam import MatchExam
 
 
 def statistics(first: Tensor, second: Tensor, exam: MatchExam, sample: int = 4096) -> dict[str, float]:
-    """Effective rank, deviation a dimension, alignment and uniformity of embeddings of held-out images.
+    """Compute effective rank, deviation, alignment and uniformity of embeddings of held-out images.
 
     * rank: exp of the entropy of the normalised singular values (Roy & Vetterli), 1..D;
-    * deviation: mean standard deviation of a dimension times sqrt(D): 1 when spread evenly, 0 collapsed;
+    * deviation: mean standard deviation of a dimension times sqrt(D): 1 for an even spread, 0 for a collapse;
     * alignment: mean squared distance of matched points (Wang & Isola 2020), 0..4, smaller is better;
     * uniformity: log mean e^(-2 d^2) over pairs of points of different images, -4..0, smaller is better.
     """
@@ -48,7 +48,7 @@ UNDECIDED = "undecided"
 
 
 def paired_interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of paired differences (over images)."""
+    """Compute the 95 % bootstrap interval of the mean of paired differences (over images)."""
     rng = np.random.default_rng(0)
     picks = rng.integers(len(differences), size=(resamples, len(differences)))
     low, high = np.quantile(differences[picks].mean(1), [0.025, 0.975])
@@ -57,7 +57,7 @@ def paired_interval(differences: np.ndarray, resamples: int = 10_000) -> tuple[f
 
 @dataclass(frozen=True)
 class Verdict:
-    """Better, same or worse than a baseline, with the interval that says so; undecided below MIN_IMAGES images."""
+    """The result of a comparison with a baseline and its interval; undecided with fewer than MIN_IMAGES images."""
 
     word: str
     score: float
@@ -68,18 +68,18 @@ class Verdict:
 
     @property
     def interval(self) -> str:
-        """The interval of the difference, for the console."""
+        """The interval of the difference, as text."""
         return f"{self.low:+.3f} to {self.high:+.3f}"
 
     def __str__(self) -> str:
         if self.word == UNDECIDED:
             return (
-                f"{self.word}: an exam on {self.images} images says too little, {MIN_IMAGES} held-out images are "
+                f"{self.word}: an exam on {self.images} images is not enough, {MIN_IMAGES} held-out images are "
                 f"needed (at most a fifth is held out: {5 * MIN_IMAGES} images in all); matches within one cell "
                 f"{self.before:.3f} -> {self.score:.3f}"
             )
         return (
-            f"{self.word} {'as' if self.word == 'the same' else 'than'} where it began: matches within one cell "
+            f"{self.word} {'as' if self.word == 'the same' else 'than'} at the start: matches within one cell "
             f"{self.before:.3f} -> {self.score:.3f}, "
             f"difference {self.score - self.before:+.3f} (95 % over images: {self.interval})"
         )
@@ -88,7 +88,8 @@ class Verdict:
 def judge(scores: np.ndarray, before: np.ndarray) -> Verdict:
     """Compare two encoders' per-image scores on the same exam.
 
-    Below MIN_IMAGES images a bootstrap's interval is far too narrow (of one image it has no width): no word is given.
+    With fewer than MIN_IMAGES images a bootstrap interval is far too narrow (with one image its width is 0): the word
+    is then "undecided".
     """
     low, high = paired_interval(scores - before)
     word = "better" if low > 0 else "worse" if high < 0 else "the same"
@@ -101,22 +102,22 @@ COLLAPSED_RANK = 2.0
 
 
 def diagnose(metrics: dict[str, float], dim: int) -> str | None:
-    """What is wrong with a run, in plain words, or None.
+    """Describe what is wrong with a run in plain words, or return None.
 
-    `metrics` holds any of: deviation, rank (of held-out embeddings), loss, chance_loss, accuracy, match, chance_match,
-    step. Written for a reader who does not know what a collapse is.
+    `metrics` contains any of: deviation, rank (of held-out embeddings), loss, chance_loss, accuracy, match,
+    chance_match, step. The messages are written for readers who do not know what a collapse is.
     """
     deviation, rank = metrics.get("deviation", 1.0), metrics.get("rank", float(dim))
     if not np.isfinite(deviation) or deviation < COLLAPSED_DEVIATION:
         return (
-            f"collapse: all pixels get nearly the same embedding (spread {deviation:.3f}; 1 is even, below "
+            f"collapse: all pixels have nearly the same embedding (spread {deviation:.3f}; 1 is even, below "
             f"{COLLAPSED_DEVIATION} is collapsed). Lower lr_decoder and lr_encoder by 10, add warmup_steps, and "
             "check that the queue is longer than one batch of keys"
         )
     if rank < COLLAPSED_RANK:
         return (
             f"collapse of dimensions: the embeddings use {rank:.1f} of {dim} dimensions. Lower the learning rates by "
-            "3 to 10, or lengthen the queue; more varied images help too"
+            "3 to 10, or increase the queue; more varied images also help"
         )
     loss, chance = metrics.get("loss", 0.0), metrics.get("chance_loss", 0.0)
     if metrics.get("step", 0) >= 100 and chance > 0 and loss > 0.98 * chance:

@@ -1,4 +1,4 @@
-"""What a run moves: student, teacher, queue and optimizer; and how they are put away and taken up again."""
+"""The parts of a run that change: student, teacher, queue and optimizer; and how they are saved and restored."""
 
 import copy
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from vader.runtime.states import flatten_optimizer, under_prefix, unflatten_opti
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a learner needs of an objective (`objectives.py`)."""
+    """The methods of an objective that a learner uses (`objectives.py`)."""
 
     def parts(self, config: PretrainConfig) -> Network: ...
     def memory(self, config: PretrainConfig) -> Queue: ...
@@ -29,10 +29,10 @@ class Objective(Protocol):
 
 
 class Learner:
-    """The moving parts of a run.
+    """The parts of a run that change.
 
-    `network` is the student itself, `student` the same prepared by Fabric (precision, gradients of all processes);
-    `teacher` follows it and never gets a gradient.
+    `network` is the student, `student` the same network prepared by Fabric (precision, gradients of all processes).
+    `teacher` follows the student and never has a gradient.
     """
 
     def __init__(self, config: PretrainConfig, fabric: Fabric, objective: Objective) -> None:
@@ -62,7 +62,7 @@ class Learner:
         self.train()
 
     def train(self) -> None:
-        """Training mode; a frozen encoder keeps its batch-norm statistics, in both networks."""
+        """Switch to training mode; a frozen encoder keeps its batch-norm statistics in both networks."""
         self.network.train()
         self.teacher.train()
         if self.frozen:
@@ -70,23 +70,23 @@ class Learner:
             self.teacher.encoder.eval()
 
     def keep_statistics(self) -> None:
-        """Remember both networks' batch-norm statistics, which a forward pass changes before its loss is known."""
+        """Copy both networks' batch-norm statistics, because a forward pass changes them before its loss is known."""
         if self._statistics:
             torch._foreach_copy_(self._kept, self._statistics)
 
     def put_back_statistics(self) -> None:
-        """As they were when `keep_statistics` was called: one batch with NaN would otherwise stay in them for ever."""
+        """Restore the statistics that `keep_statistics` copied: one batch with NaN would otherwise stay in them."""
         if self._statistics:
             torch._foreach_copy_(self._statistics, self._kept)
 
     def set_rate(self, factor: float) -> None:
-        """Multiply the base learning rates."""
+        """Set the learning rates to the base rates times a factor."""
         for group, base in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = base * factor
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """The student's embeddings as a user would get them: evaluation mode, (B, D, h, w)."""
+        """Embed images with the student in evaluation mode, as a user does: (B, D, h, w)."""
         self.network.eval()
         with self.fabric.autocast():
             maps = self.network.embed(images.contiguous(memory_format=torch.channels_last))
@@ -94,7 +94,7 @@ class Learner:
         return maps
 
     def capture(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All tensors and numbers that the parts consist of, and the random states."""
+        """Return all tensors and numbers of the parts, and the random states."""
         optimizer_tensors, optimizer_record = flatten_optimizer(self.optimizer)
         tensors = {
             **with_prefix("student", self.network.state_dict()),
@@ -111,7 +111,7 @@ class Learner:
         return tensors, record
 
     def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Take up what `capture` put away."""
+        """Load what `capture` returned."""
         self.network.load_state_dict(under_prefix("student", tensors))
         self.teacher.load_state_dict(under_prefix("teacher", tensors))
         self.queue.load_state_dict(under_prefix("queue", tensors))
@@ -121,7 +121,7 @@ class Learner:
 
 
 def _optimizer(config: PretrainConfig, network: Network) -> torch.optim.Optimizer:
-    """Two rates, one for the encoder, one for what stands on it; decay on every parameter, as MoCo has it."""
+    """Make the optimizer: one rate for the encoder, one for the other layers; decay on every parameter, as in MoCo."""
     encoder = [p for p in network.encoder.parameters() if p.requires_grad]
     own = {id(p) for p in network.encoder.parameters()}
     rest = [p for p in network.parameters() if id(p) not in own]

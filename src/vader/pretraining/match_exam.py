@@ -1,4 +1,4 @@
-"""The match exam of a run: held-out images under known warps, and how many points are found again.
+"""The match exam of a run: match points between two known warps of each held-out image.
 
 Axes: B images, M held-out images, N points, D embedding, h w cells, S a view's side.
 """
@@ -35,16 +35,16 @@ class MatchExam:
 
     @property
     def chance(self) -> float:
-        """The share of points that a random cell would find within one cell."""
+        """The expected score of a random cell: the share of points within one cell of it."""
         size = self.views.shape[-1]
         centres = torch.tensor(cell_centres(size // self.stride, size // self.stride, self.stride), dtype=torch.float32)
         return float((torch.cdist(self.points.flatten(0, 1), centres) <= self.stride).float().mean())
 
 
 def make_exam(images: Iterator[np.ndarray], config: ViewConfig, stride: int, colour: bool = True) -> MatchExam:
-    """The `warp-pck` exam of a run: two MoCo v2 views of each image, up to 100 cells of their overlap.
+    """Make the `warp-pck` exam of a run: two MoCo v2 views of each image, up to 100 cells of their overlap.
 
-    The warps depend on the image's place alone. `colour=False` leaves the colours as they are (geometry only).
+    The warps depend on the image's place only. `colour=False` keeps the colours unchanged (geometry only).
     """
     exam_views = ViewConfig(size=config.size)
     views, cells, points = [], [], []
@@ -68,7 +68,7 @@ def make_exam(images: Iterator[np.ndarray], config: ViewConfig, stride: int, col
 
 @torch.no_grad()
 def embed_exam(embed: Embed, exam: MatchExam, device: torch.device, batch: int = 32) -> tuple[Tensor, Tensor]:
-    """Both views' maps, (M, D, h, w) each, on the CPU."""
+    """Embed both views: two maps, (M, D, h, w) each, on the CPU."""
     halves = []
     for k in (0, 1):
         chunks = exam.views[:, k].split(batch)
@@ -77,7 +77,7 @@ def embed_exam(embed: Embed, exam: MatchExam, device: torch.device, batch: int =
 
 
 def match_errors(first: Tensor, second: Tensor, exam: MatchExam) -> Float[Tensor, "M N"]:
-    """Distances, in pixels of view 2, from the centre of the most similar cell to the true point."""
+    """Compute distances, in pixels of view 2, from the centre of the most similar cell to the true point."""
     size = exam.views.shape[-1]
     centres = torch.tensor(cell_centres(size // exam.stride, size // exam.stride, exam.stride), dtype=torch.float32)
     errors = []
@@ -89,5 +89,5 @@ def match_errors(first: Tensor, second: Tensor, exam: MatchExam) -> Float[Tensor
 
 
 def match_scores(first: Tensor, second: Tensor, exam: MatchExam) -> np.ndarray:
-    """(M,) each image's share of points found within one cell."""
+    """Compute each image's share of points found within one cell, (M,)."""
     return (match_errors(first, second, exam) <= exam.stride).float().mean(1).numpy()

@@ -1,8 +1,8 @@
-"""What a run learns by: VADeR contrasts matched pixels of two views; MoCo v2, the baseline, whole images.
+"""The objectives: VADeR contrasts matched pixels of two views; MoCo v2, the baseline, contrasts whole images.
 
-An objective is one class: `parts(config)` builds the network that learns, `memory(config)` what is remembered between
-steps, `loss(learner, config, batch, step)` the loss of one step and the keys that enter the memory. `recipe` and
-`wanted_keys` say what the recipes need to know. A further objective is a further class, and a line in `OBJECTIVES`.
+An objective is one class. `parts(config)` builds the network to train, `memory(config)` the queue, and
+`loss(learner, config, batch, step)` computes the loss of one step and the keys that enter the queue. `recipe` and
+`wanted_keys` serve the recipes. A new objective is a new class and a line in `OBJECTIVES`.
 
 Axes: B images of this process, P matched points an image, D embedding, h w cells.
 """
@@ -25,24 +25,24 @@ from vader.runtime.processes import gather
 
 
 class VADeR:
-    """Matched pixels of two views against pixels of other images (section 3.1, equation 2)."""
+    """Contrast matched pixels of two views with pixels of other images (section 3.1, equation 2)."""
 
-    paper_start: str | None = "official MoCo v2 weights"  # what the paper's recipe starts from
+    paper_start: str | None = "official MoCo v2 weights"  # the starting weights of the paper's recipe
 
     def parts(self, config: PretrainConfig) -> Network:
-        """The network that learns; the teacher is a copy of it."""
+        """Build the student network; the teacher is a copy of it."""
         return build(config.network)
 
     def memory(self, config: PretrainConfig) -> Queue:
-        """The queue of negatives."""
+        """Make the queue of negatives."""
         return Queue(config.queue, config.network.dim)
 
     def loss(
         self, learner: Learner, config: PretrainConfig, batch: Batch, step: int
     ) -> tuple[Contrast, Float[Tensor, "B P D"]]:
-        """The contrast of this process's queries, and the keys (B of all processes, P, D) that enter the queue.
+        """Compute the contrast of this process's queries, and the keys of all processes (B, P, D) that enter the queue.
 
-        In MoCo's order: queries, then the teacher moves, then keys.
+        The order is MoCo's: compute queries, update the teacher, compute keys.
         """
         queries = self.queries(learner, batch)
         update_teacher(learner.network, learner.teacher, config.momentum)
@@ -51,15 +51,15 @@ class VADeR:
         return self.contrast(learner, config, batch, queries, keys[first : first + len(batch.images)]), keys
 
     def queries(self, learner: Learner, batch: Batch) -> Float[Tensor, "B P D"]:
-        """Normalised queries: the student's output for view 1, read at the chosen cells."""
+        """Compute normalised queries: the student's output for view 1, read at the chosen cells."""
         return F.normalize(self.read_queries(learner.student(batch.first), batch), dim=2)
 
     @torch.no_grad()
     def keys(self, learner: Learner, config: PretrainConfig, batch: Batch, step: int) -> Float[Tensor, "_ P D"]:
-        """Normalised keys of all processes: the teacher's output for view 2, read at the matched points.
+        """Compute normalised keys of all processes: the teacher's output for view 2, read at the matched points.
 
-        Images are shuffled over processes and virtual groups first, so a key shares batch statistics with other images
-        than its query did (MoCo, section 3.3). Keys are normalised after reading.
+        Images are first shuffled over processes and virtual groups, so a key shares batch statistics with other images
+        than its query (MoCo, section 3.3). Keys are normalised after reading.
         """
         fabric = learner.fabric
         images, points = gather(fabric, batch.second), gather(fabric, batch.points)
@@ -79,7 +79,7 @@ class VADeR:
         queries: Float[Tensor, "B P D"],
         keys: Float[Tensor, "B P D"],
     ) -> Contrast:
-        """Equation 2 for this process's queries against their own keys and the queue."""
+        """Compute equation 2 for this process's queries with their own keys and the queue."""
         negatives, sources = learner.queue.content()
         within = farther_than(batch.points, config.within_image) if config.within_image else None
         return info_nce(
@@ -94,57 +94,57 @@ class VADeR:
         )
 
     def read_queries(self, output: Float[Tensor, "B D h w"], batch: Batch) -> Float[Tensor, "B P D"]:
-        """Of the student's output, the embeddings at the chosen cells of view 1."""
+        """Read the student's output at the chosen cells of view 1."""
         return read_cells(output, batch.cells)
 
     def read_keys(
         self, output: Float[Tensor, "b D h w"], points: Float[Tensor, "b P 2"], config: PretrainConfig
     ) -> Float[Tensor, "b P D"]:
-        """Of the teacher's output, the embeddings at the matched points of view 2, read between cell centres."""
+        """Read the teacher's output at the matched points of view 2, between cell centres."""
         return read_at(output, points, STRIDE, nearest=config.read == "nearest")
 
     # --- For the recipes -------------------------------------------------------------------------------------------
 
     def keys_per_image(self, enqueue: str | int, points: int) -> int:
-        """How many keys of an image enter the queue. An invalid answer counts as 1, and the config refuses it."""
+        """Return how many keys of an image enter the queue; 1 for an invalid value, which the config refuses."""
         return {"all": points}.get(enqueue, 1) if isinstance(enqueue, str) else max(1, enqueue)
 
     def wanted_keys(self, images: int) -> int:
-        """How long the queue should be for so many images: about as many pixels as there are images."""
+        """Return the queue length for a number of images: about as many pixels as there are images."""
         return images
 
     def recipe(self, name: str, images: int, batch: int) -> dict[str, Any]:
-        """Settings that a recipe has for this objective alone."""
+        """Return a recipe's settings for this objective."""
         if name != "quick":
             return {}
         return {"points": 128, "enqueue": 4, "within_image": float(STRIDE)}
 
 
 class MoCo(VADeR):
-    """Whole images (He et al. 2020; MoCo v2): one query and one key an image, without points."""
+    """Contrast whole images (He et al. 2020; MoCo v2): one query and one key per image, without points."""
 
     paper_start = None
 
     def read_queries(self, output: Float[Tensor, "B D"], batch: Batch) -> Float[Tensor, "B 1 D"]:
-        """The image's embedding."""
+        """Return the embedding of each image as one point."""
         return output.unsqueeze(1)
 
     def read_keys(
         self, output: Float[Tensor, "b D"], points: Float[Tensor, "b P 2"], config: PretrainConfig
     ) -> Float[Tensor, "b 1 D"]:
-        """The image's embedding."""
+        """Return the embedding of each image as one point."""
         return output.unsqueeze(1)
 
     def keys_per_image(self, enqueue: str | int, points: int) -> int:
-        """One."""
+        """Return 1: one key per image."""
         return 1
 
     def wanted_keys(self, images: int) -> int:
-        """One key of 32 images."""
+        """Return the queue length: one key for every 32 images."""
         return images // 32
 
     def recipe(self, name: str, images: int, batch: int) -> dict[str, Any]:
-        """MoCo v2's temperature without a factor; in the paper's recipe every constant of `main_moco.py`."""
+        """Return MoCo v2's temperature, no factor; for the paper's recipe every constant of `main_moco.py`."""
         settings: dict[str, Any] = {"temperature": 0.2, "factor": 1.0}
         if name == "paper":
             lr = 0.015 * batch / 128

@@ -1,4 +1,4 @@
-"""Pretraining: the rate, one step, the loop. `objectives.py` has the losses, `run.py` says what is written where."""
+"""Pretraining: the rate, one step, the loop. The losses are in `objectives.py`, the files of a run in `run.py`."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from vader.runtime.processes import everyone_agrees, gather
 
 
 def rate(config: PretrainConfig, step: int, steps: int) -> float:
-    """What the learning rates are multiplied by at a step: linear warm-up, then constant or half a cosine to 0."""
+    """Return the factor of the learning rates at a step: linear warm-up, then constant or half a cosine to 0."""
     warm = min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "constant":
         return warm
@@ -29,13 +29,13 @@ def rate(config: PretrainConfig, step: int, steps: int) -> float:
 
 
 def step(learner: Learner, config: PretrainConfig, batch: Batch, number: int) -> tuple[dict[str, Tensor], bool]:
-    """One step, in MoCo's order: queries, teacher, keys, loss, student, queue. Returns its numbers and whether it held.
+    """Do one step in MoCo's order: queries, teacher, keys, loss, student, queue. Return its numbers and if it is valid.
 
     A step whose loss or gradient is not finite changes neither student nor queue.
     """
     fabric = learner.fabric
     learner.keep_statistics()
-    told, every_key = learner.objective.loss(learner, config, batch, number)  # the teacher moves in it
+    told, every_key = learner.objective.loss(learner, config, batch, number)  # this moves the teacher
 
     fabric.backward(told.loss)
     norm = torch.nn.utils.clip_grad_norm_(learner.network.parameters(), config.clip_grad or math.inf)
@@ -65,10 +65,10 @@ def run_pretraining(
     quiet: bool = False,
     watch: Callable[[int, Network], None] | None = None,
 ) -> Path:
-    """Run, or continue, a pretraining; returns the run's folder. `watch(step, network)` is called after every exam.
+    """Run or resume a pretraining and return the run's folder. `watch(step, network)` is called after every exam.
 
-    Raises BadInput before the first step for what cannot work, DivergedRun after `max_failures` bad steps in a row,
-    KeyboardInterrupt (after saving; it says how to go on) for SIGINT and SIGTERM.
+    Raises BadInput before the first step if an input or a setting cannot be used, DivergedRun after `max_failures` bad
+    steps in a row, KeyboardInterrupt for SIGINT and SIGTERM (after saving; the message says how to resume).
     """
     with removed_if_empty(config.out):
         run = Run.open(config, resume=resume, extend=extend, quiet=quiet)

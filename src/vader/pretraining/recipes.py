@@ -1,6 +1,6 @@
-"""Whole configs for pretraining. A recipe is a function; a variant is a `replace` (`model_copy(update=...)`).
+"""Recipes: complete configs for pretraining. A recipe is a function; a variant is `model_copy(update=...)`.
 
-`suggest` picks one for the hardware and fits it to the number of images; the rest is arithmetic on what it finds.
+`suggest` picks a recipe for the hardware. The recipe fits the settings to the number of images.
 """
 
 import os
@@ -16,13 +16,13 @@ RecipeName = Literal["quick", "default", "paper"]
 
 
 def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """Every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
+    """Use every constant of the paper (section 3.2): ResNet-50 from MoCo v2 weights (give `init`), 128 pairs of 224 px,
     queue 65,536, momentum 0.999, SGD at 3e-7 / 3e-3, 6M steps at a constant rate.
 
-    With objective 'moco' every constant of MoCo v2 (`main_moco.py`): temperature 0.2, no factor, one rate of 0.015 a
-    128 images for all, half a cosine (which theirs steps once an epoch), 200 epochs of the images found.
+    With objective 'moco' every constant of MoCo v2 (`main_moco.py`): temperature 0.2, no factor, one rate of 0.015 per
+    128 images for all layers, half a cosine (stepped once per epoch in MoCo), 200 epochs of the images found.
 
-    Cost: 768M images seen; weeks on four GPUs of its day. Expected: the paper's Table 1 (VOC 56.7 mIoU).
+    Cost: 768M images seen; weeks on four GPUs of 2020. Expected result: the paper's Table 1 (VOC 56.7 mIoU).
     """
     batch = _count(changes, "batch", 128)
     settings: dict[str, Any] = {"steps": 6_000_000, "workers": cpu_workers(), "bn_groups": _groups(4, changes)}
@@ -31,7 +31,7 @@ def paper(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig
 
 
 def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """ResNet-50 at 224 px on one GPU, from scratch or from `init`: the paper's loss, a schedule that ends.
+    """Use ResNet-50 at 224 px on one GPU, from scratch or from `init`: the paper's loss, and a schedule that ends.
 
     Cost: 100 epochs, at least 20,000 steps of 128 pairs.
     """
@@ -46,11 +46,11 @@ def default(images: Path, out: Path, count: int, **changes: Any) -> PretrainConf
 
 
 def quick(images: Path, out: Path, count: int, **changes: Any) -> PretrainConfig:
-    """A small network at 96 px that learns within minutes on two CPU cores: ResNet-10-t unless `network` says else.
+    """Use a small network at 96 px that learns in minutes on two CPU cores: ResNet-10-t unless `network` differs.
 
-    Where it leaves the paper: 128 matched pixels an image, of which 4 are enqueued, and an image's own other keys are
-    negatives beyond one cell. A small set's pictures are soon told apart, and then nothing else asks what lies where
-    within one (`docs/settings.md`: better matches in every seed).
+    Differences from the paper: 128 matched pixels per image, of which 4 are enqueued; and an image's other keys beyond
+    one cell are negatives. Images of a small set are soon easy to distinguish, and then no other negative requires the
+    network to locate pixels within an image (`docs/settings.md`: better matches with every seed).
 
     Cost: 30 epochs, at least 600 steps of 32 pairs; about 80 pairs a second on two cores with bf16 units.
     """
@@ -68,12 +68,12 @@ RECIPES = {"paper": paper, "default": default, "quick": quick}
 
 
 def suggest(device: str) -> RecipeName:
-    """The recipe that suits a device."""
+    """Return the recipe for a device."""
     return "default" if device == "cuda" else "quick"
 
 
 def explain(name: RecipeName, config: PretrainConfig, count: int, trained_on: int) -> str:
-    """Why the settings are what they are, for the console. Of `count` images `trained_on` are not held out."""
+    """Explain the settings for the console. Of `count` images `trained_on` are not held out."""
     text = (
         f"recipe {name}: {config.objective}, {config.network.encoder} at {config.views.size} px, batch {config.batch}, "
         f"{config.steps} steps ({config.steps * config.batch / trained_on:.1f} epochs of {trained_on} images), "
@@ -83,48 +83,48 @@ def explain(name: RecipeName, config: PretrainConfig, count: int, trained_on: in
     entering = config.batch * objective.keys_per_image(config.enqueue, config.points)
     if config.queue < 65_536 and config.queue == queue_length(objective.wanted_keys(count), entering):  # by the recipe
         text += (
-            f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and a queue that "
-            "holds more than a share of them is full of the same things (false negatives)"
+            f"\nqueue {config.queue} instead of the paper's 65536: {count} images give few keys, and in a longer queue "
+            "many keys show the same things (false negatives)"
         )
     if name == "paper" and objective.paper_start and config.init is None:
         text += (
-            f"\nwarning: the paper starts from {objective.paper_start} and its encoder rate (3e-7) leaves a fresh "
-            "encoder as it is; give --init moco_v2_800ep_pretrain.pth.tar"
+            f"\nwarning: the paper starts from {objective.paper_start}, and its encoder rate (3e-7) hardly changes a "
+            "random encoder; give --init moco_v2_800ep_pretrain.pth.tar"
         )
     return text
 
 
 def cpu_workers() -> int:
-    """Worker processes that the machine's cores allow (cores this process may use, at most 16)."""
+    """Return the number of worker processes: the cores that this process may use, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     return min(16, cores)
 
 
 def queue_length(wanted: int, entering: int) -> int:
-    """Whole batches of `entering` keys: `wanted` keys, at most the paper's 65,536, at least four batches.
+    """Return a queue length in whole batches of `entering` keys: `wanted`, at most 65,536, at least four batches.
 
-    Small sets want short queues (`docs/settings.md`): a longer one mostly adds stale keys and other views of the same
-    things, which are false negatives. ImageNet gets the paper's.
+    Small sets need short queues (`docs/settings.md`): a longer queue mostly adds stale keys and other views of the same
+    things, which are false negatives. For ImageNet the result is the paper's length.
     """
     return max(4, min(65_536, wanted) // entering) * entering
 
 
 def _config(images: Path, out: Path, settings: dict[str, Any], changes: dict[str, Any]) -> PretrainConfig:
-    """Settings with changes over them, nested groups merged, and a decoder that suits the encoder."""
+    """Apply changes to settings, merge nested groups, and add a decoder that fits the encoder."""
     full: dict[str, Any] = {"images": images, "out": out, **settings}
     for key, value in changes.items():
         full[key] = full.get(key, {}) | value if isinstance(value, dict) else value
     network = full.setdefault("network", {})
     if isinstance(network, dict):
         encoder = network.get("encoder", NetworkConfig().encoder)
-        kind = KINDS.get(str(full.get("objective")), "dense")  # the config refuses an unknown one
+        kind = KINDS.get(str(full.get("objective")), "dense")  # the config refuses an unknown objective
         widths = {} if encoder == NetworkConfig().encoder or kind == "image" else fitting_decoder(encoder)
         full["network"] = widths | {"kind": kind} | network
     return PretrainConfig(**full)
 
 
 def _fitted(count: int, batch: int, given: dict[str, Any]) -> dict[str, Any]:
-    """What follows from the number of images, the batch and what else is `given`."""
+    """Return the settings that follow from the number of images, the batch and the `given` settings."""
     groups = max((g for g in (1, 2, 4) if batch % g == 0 and batch // g >= 8), default=1)
     fitted: dict[str, Any] = {"bn_groups": _groups(groups, given), "skip_own": count < 100_000}
     objective = _objective(given)
@@ -133,23 +133,23 @@ def _fitted(count: int, batch: int, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _objective(changes: dict[str, Any]) -> VADeR:
-    """The objective that is asked for; the config refuses an unknown one."""
+    """Return the requested objective; the config refuses an unknown one."""
     return OBJECTIVES.get(str(changes.get("objective")), OBJECTIVES["vader"])
 
 
 def _groups(groups: int, changes: dict[str, Any]) -> int:
-    """Virtual groups a process, so that a group holds as many images on several devices as on one."""
+    """Return the virtual groups per process, so that a group has as many images on several devices as on one."""
     return max(1, groups // (_count(changes, "devices", 1) * _count(changes, "nodes", 1)))
 
 
 def _count(changes: dict[str, Any], key: str, otherwise: int) -> int:
-    """A number that others follow from. What is none is refused by the config, which names it."""
+    """Return a number that other settings depend on; the config refuses an invalid value and names it."""
     value = changes.get(key, otherwise)
     return value if isinstance(value, int) and value >= 1 else otherwise
 
 
 def _short_run(changes: dict[str, Any]) -> dict[str, Any]:
-    """Rates and schedule for runs that end: cosine, warm-up, a teacher that follows within hundreds of steps."""
+    """Return rates and schedule of short runs: cosine, warm-up, a teacher that follows within hundreds of steps."""
     return {
         "schedule": "cosine", "warmup_steps": 50, "momentum": 0.99,
         "lr_encoder": 1e-3 if changes.get("init") else 1e-2, "lr_decoder": 1e-2,

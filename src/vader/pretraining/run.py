@@ -1,6 +1,6 @@
-"""One pretraining from its folder's point of view: opening, logging, examining, saving, finishing.
+"""The files of a pretraining run: open, log, examine, save, finish.
 
-The loop in `pretrain.py` says when; this says what is written where.
+The loop in `pretrain.py` decides when; this file decides what is written where.
 """
 
 import json
@@ -34,7 +34,7 @@ from vader.runtime.states import SCHEMA, load_state, save_state, states, write_t
 
 @dataclass
 class Run:
-    """The run's parts, and what it has found out so far."""
+    """The parts of a run and its results so far."""
 
     config: PretrainConfig
     learner: Learner
@@ -45,7 +45,7 @@ class Run:
     steps: int
     first_step: int = 0
     record: dict[str, Any] = field(default_factory=dict)  # record.json
-    scores: dict[str, np.ndarray] = field(default_factory=dict)  # a row a held-out image; 'start', 'best', baselines
+    scores: dict[str, np.ndarray] = field(default_factory=dict)  # a row per held-out image; 'start', 'best', baselines
     best_step: int = 0
     failed_steps: int = 0
     warned: set[str] = field(default_factory=set)
@@ -54,10 +54,10 @@ class Run:
 
     @classmethod
     def open(cls, config: PretrainConfig, *, resume: bool, extend: int, quiet: bool) -> "Run":
-        """Check everything that can be checked, build the parts, and take up a saved state if there is one to take."""
+        """Check the inputs, build the parts, and load a saved state if the run is resumed."""
         state = load_state(config.out) if resume else None
         images = list_images(config.images)
-        if is_first_process():  # before others start, which would wait for it in vain if the folder is refused
+        if is_first_process():  # before other processes start: they wait for this one and hang if it fails
             if resume:
                 for folder in (config.out, config.out / "checkpoints", config.out / "failures"):
                     remove_leftovers(folder)
@@ -69,7 +69,7 @@ class Run:
         held_out, members = split(len(images), config.held_out, config.seed)
         exams, kept = _exams(images, held_out, config, faults)
         pairs = Pairs(images, members, _feed_config(config))
-        # A state holds all weights: the file that a run began with need not be there any more.
+        # A saved state contains all weights, so the file given as `init` need not exist any more.
         started = config.model_copy(update={"init": None}) if state else config
         learner = Learner(started, fabric, OBJECTIVES[config.objective])
         steps = (state[1]["steps"] if state else config.steps) + extend
@@ -101,7 +101,7 @@ class Run:
                 "source": str(config.images),
                 "images": len(images),
                 "trained_on": len(members),
-                "held_out": [images.names[i] for i in held_out],  # none: the exam is on training images
+                "held_out": [images.names[i] for i in held_out],  # if empty, the exam uses training images
                 "fingerprint": images.fingerprint(),
             },
             "cost": {"size": config.views.size, **vars(spent)},
@@ -110,15 +110,15 @@ class Run:
         if self.learner.fabric.is_global_zero:
             write_json(config.out / "config.json", config.model_dump(mode="json"))
         self._write_record()
-        spared = f"{len(held_out)} of them held out for the exam"
-        too_few = "too few to hold any out: the exam is on the training images themselves"
+        spared = f"{len(held_out)} of them are held out for the exam"
+        too_few = "too few to hold any out: the exam uses the training images"
         self.journal.say(f"{len(images)} images, {spared if held_out else too_few}; {spent}")
         if self.learner.report:
             self.journal.say(f"starting weights: {self.learner.report}")
         keys = len(members) * (self._keys_per_image())
         self.journal.say(
-            f"queue of {config.queue} keys: {config.queue / keys:.2f} epochs of keys. The loss rises at first while it "
-            f"fills (until step {self._fill_step()}): each negative more makes the task harder, chance rises with it"
+            f"queue of {config.queue} keys: {config.queue / keys:.2f} epochs of keys. The loss rises at first, while "
+            f"the queue fills (until step {self._fill_step()}): more negatives make the task harder, chance rises too"
         )
 
     def _keys_per_image(self) -> int:
@@ -131,8 +131,8 @@ class Run:
         self.record = json.loads((self.config.out / "record.json").read_text())
         if self.record["data"]["fingerprint"] != images.fingerprint():
             raise BadInput(
-                f"--resume: expected the {self.record['data']['images']} images that the run began with, found others "
-                f"in {self.config.images} ({len(images)} images); put them back, or start anew with --init"
+                f"--resume: expected the {self.record['data']['images']} images of the run's start, found others "
+                f"in {self.config.images} ({len(images)} images); restore them, or start a new run with --init"
             )
         self.learner.restore(tensors, state)
         self.journal.resume(state["window"], state["step"])
@@ -146,20 +146,20 @@ class Run:
             self.faults.add(fault["name"], fault["reason"])
         self.journal.say(f"resumed after step {state['step']} of {self.steps}")
         if self.steps > state["steps"]:
-            if self.learner.fabric.is_global_zero:  # at once: a kill before the next state would forget the extension
+            if self.learner.fabric.is_global_zero:  # now: a kill before the next save must not lose the extension
                 write_json(states(self.config.out)[-1] / "state.json", state | {"steps": self.steps})
             if self.config.schedule == "cosine":
                 self.journal.say(
-                    f"the cosine now ends at step {self.steps} instead of {state['steps']}: the rates, near 0 at the "
-                    "old end, rise again"
+                    f"the cosine now ends at step {self.steps} instead of {state['steps']}: the learning rates, near 0 "
+                    "at the old end, rise again"
                 )
 
     # --- While it runs ---------------------------------------------------------------------------------------------
 
     def settle(self, faults: list[tuple[str, str]], interrupted: bool) -> bool:
-        """Count and name unreadable files, and tell whether to stop: of all processes, in one exchange a step.
+        """Report the unreadable files of all processes and tell whether to stop; one exchange per step.
 
-        Raises BadInput, in every process alike, when too many files are unreadable.
+        Raises BadInput in every process if too many files are unreadable.
         """
         fabric = self.learner.fabric
         if fabric.world_size > 1:
@@ -177,7 +177,7 @@ class Run:
         return interrupted
 
     def note_failure(self, done: int, batch: Batch, numbers: dict[str, Tensor]) -> None:
-        """Count a step that gave NaN or inf and save its batch, so that it can be looked at."""
+        """Count a step that gave NaN or inf, and save its batch for inspection."""
         self.failed_steps += 1
         values = {name: float(value) for name, value in numbers.items()}
         self.journal.warn(f"step {done} skipped: loss {values['loss']}, gradient norm {values['grad_norm']}")
@@ -189,7 +189,7 @@ class Run:
             write_tensors(folder / "batch.safetensors", tensors)
 
     def log(self, done: int) -> None:
-        """A line of numbers; and a word of warning if they say that something is wrong."""
+        """Write a line of numbers, and warn if they show a problem."""
         queue = self.learner.queue
         rates = [group["lr"] for group in self.learner.optimizer.param_groups]
         deviation = float(queue.content()[0][-4096:].std(0).mean() * queue.keys.shape[1] ** 0.5) if len(queue) else 1.0
@@ -203,16 +203,16 @@ class Run:
         self._guard({"step": done, "deviation": deviation, **losses})
 
     def _share_window(self) -> None:
-        """Let every process's open window hold the mean over all of them."""
+        """Replace the sums of every process's open window by the mean over all processes."""
         self.journal.sums = average(self.learner.fabric, self.journal.window()["sums"])
 
     def examine(self, done: int, watch: Callable[[int, Network], None] | None = None) -> None:
-        """The match exam and the statistics of the student; keeps the model if it is the best so far."""
+        """Run the match exam and the statistics of the student; save the model if it is the best so far."""
         since = self.journal.pause()
         exam, device = self.exams["match"], self.learner.fabric.device
         maps = match_exam.embed_exam(self.learner.embed, exam, device)
         if not all(bool(one.isfinite().all()) for one in maps):
-            self.journal.warn(f"exam after step {done}: left out, the embeddings are NaN or inf")
+            self.journal.warn(f"exam after step {done} skipped: the embeddings are NaN or inf")
             return
         scores = match_exam.match_scores(*maps, exam)
         if done == 0:
@@ -236,7 +236,7 @@ class Run:
         self.journal.skip(since)
 
     def _baselines(self, start: np.ndarray) -> None:
-        """What the model is held against: its own starting weights, their encoder's hypercolumn, raw colour."""
+        """Score the baselines of the model: its starting weights, their encoder's hypercolumn, raw colour."""
         exam, device, learner = self.exams["match"], self.learner.fabric.device, self.learner
 
         @torch.no_grad()
@@ -264,7 +264,7 @@ class Run:
             raise BadInput(f"stopped after step {metrics['step']}: {trouble}")
 
     def save(self, done: int) -> None:
-        """Everything that a resumed run needs."""
+        """Save everything that a resumed run needs."""
         since = self.journal.pause()
         fabric = self.learner.fabric
         self._share_window()
@@ -284,13 +284,13 @@ class Run:
     # --- At the end ------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """`last` beside the best model, the verdict, and the list of skipped files.
+        """Write the last model, the verdict, and the list of skipped files.
 
-        The verdict flatters a little: `best` is the best of several exams on the very images that it is judged on.
+        The verdict is slightly optimistic: `best` is the best of several exams on the same images.
         """
         if "best" not in self.scores:
             raise DivergedRun(
-                "no exam of the run could be held: its embeddings are NaN or inf; lower the learning rates"
+                "expected one exam with finite embeddings, found NaN or inf in all; lower the learning rates"
             )
         self._write_model("last", self.steps)
         verdict = health.judge(self.scores["best"], self.scores["start"])
@@ -307,7 +307,7 @@ class Run:
         self._write_record()
         if self.learner.fabric.is_global_zero:
             from vader.reports import (
-                draw,  # matplotlib takes half a second, which a run that is only starting need not pay
+                draw,  # here, because importing matplotlib takes half a second
             )
 
             draw.curves(
@@ -325,7 +325,7 @@ class Run:
         config = self.config
         if not self.learner.fabric.is_global_zero:
             return
-        # A model is given away: it says what it was made of, not where that lies on this machine.
+        # A model file may be shared: it contains its lineage, but no paths of this machine.
         data = {k: v for k, v in self.record["data"].items() if k != "held_out"}
         settings = config.model_dump(mode="json", exclude={"images", "out"})
         told = self.record["init"]
@@ -367,7 +367,9 @@ def _exams(
             faults.add(images.names[index], str(error))
     if not pixels:
         first = faults.as_json()[0]
-        raise BadInput(f"none of {len(held_out)} images could be used; the first: {first['name']}: {first['reason']}")
+        raise BadInput(
+            f"expected readable images, found none in {len(held_out)}; the first: {first['name']}: {first['reason']}"
+        )
     exams = {
         name: match_exam.make_exam(iter(pixels), config.views, STRIDE, colour=name == "match")
         for name in ("match", "geometry")

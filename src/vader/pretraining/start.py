@@ -1,6 +1,6 @@
-"""The public verb `pretrain`: from words to a run that starts, or continues.
+"""The public verb `pretrain`: check the arguments, make a config, start or resume a run.
 
-The signature and the docstring are those of the command line, too. What computes is imported when the verb runs.
+The command line uses the same signature and docstring. Heavy imports happen when the verb runs.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vader.models.network import Network
     from vader.pretraining.config import PretrainConfig
 
-# What the flags stand for in a config.
+# The config key that each flag sets.
 FLAGS = {
     "objective": "objective", "init": "init", "steps": "steps", "batch": "batch", "queue": "queue", "seed": "seed",
     "workers": "workers", "devices": "devices", "size": "views.size", "views": "views.pairing",
@@ -24,7 +24,7 @@ FLAGS = {
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished run: its folder, the best model's file, the verdict in words, and scores of the match exam."""
+    """A finished run: its folder, the file of the best model, the verdict, and the scores of the match exam."""
 
     folder: Path
     model: Path
@@ -39,7 +39,7 @@ class Pretrained:
         return str(self.folder)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Return all fields as JSON values."""
         return {
             "out": str(self.folder), "model": str(self.model), "steps": self.steps, "verdict": self.verdict,
             "scores": self.scores,
@@ -79,56 +79,56 @@ def pretrain(
     Parameters
     ----------
     images
-        Folder of images (nested folders too), or a .txt file with one path a line.
+        Folder of images (nested folders too), or a .txt file with one path per line.
     out
-        Run folder to make: config, record, metrics, checkpoints, model.safetensors + model.json.
+        Run folder to create: config, record, metrics, checkpoints, model.safetensors + model.json.
     recipe
-        quick (CPU, minutes), default (one GPU, hours), paper (every constant of the paper); by hardware if absent.
+        quick (CPU, minutes), default (one GPU, hours), paper (every constant of the paper); default: by hardware.
     objective
-        vader contrasts matched pixels; moco, the baseline, whole images.
+        vader contrasts matched pixels; moco, the baseline, contrasts whole images.
     encoder
         A timm CNN, such as resnet50 or tf_efficientnet_lite0.
     init
-        Weights to start from: a file (MoCo, torchvision, timm, safetensors, or a vader model), or timm, the published
-        weights of the encoder's name.
+        Weights to start from: a file (MoCo, torchvision, timm, safetensors, or a vader model), or timm for the
+        published weights of the encoder.
     freeze_encoder
-        Train only what stands on the encoder.
+        Train only the layers after the encoder.
     steps
-        Length of the run in steps; or give epochs or minutes.
+        Length of the run in steps. Give one of steps, epochs and minutes.
     epochs
         Length in passes over the images.
     minutes
-        Length in minutes: the speed is measured first and turned into steps.
+        Length in minutes: the speed is measured first and converted to steps.
     batch
-        Pairs of views a step, over all processes.
+        Pairs of views per step, over all processes.
     size
         Side of a view in pixels, a multiple of 32.
     queue
-        Keys that the queue of negatives holds.
+        Length of the queue of negatives, in keys.
     views
         Pairing of views: different crops, the same crop, or unmatched pixels (the paper's Table 3).
     seed
-        Of everything random.
+        Seed of all random numbers.
     device
-        Where to train.
+        Device to train on.
     precision
-        bf16 or fp32 (auto: bf16 where the hardware has units for it).
+        bf16 or fp32 (auto: bf16 if the hardware supports it).
     workers
         Processes that read images and draw views.
     devices
-        Training processes on this machine (one a GPU).
+        Training processes on this machine (one per GPU).
     config
-        TOML file with any setting of PretrainConfig; flags win over it. In Python also a whole PretrainConfig.
+        TOML file with any setting of PretrainConfig; flags override it. In Python also a whole PretrainConfig.
     settings
         KEY=VALUE for any setting, nested by dots: --set views.degrees=15 --set temperature=0.1. In Python a dict.
     resume
-        Run folder to continue, exactly where its last saved state left it.
+        Run folder to resume from its last saved state; the result is the same as without the stop.
     extend
-        With resume: so many steps beyond the end.
+        With resume: number of steps to add to the run.
     quiet
-        No progress on standard error.
+        Print no progress on standard error.
     watch
-        In Python: called with the step and the network after every exam.
+        In Python only: a function called with the step and the network after every exam.
     """
     given = {
         "recipe": recipe, "objective": objective, "encoder": encoder, "init": init, "freeze_encoder": freeze_encoder,
@@ -143,7 +143,7 @@ def pretrain(
 
     if isinstance(config, PretrainConfig):
         if images is not None or out is not None:
-            raise BadUsage("config: a whole PretrainConfig names its images and out; leave them out")
+            raise BadUsage("config: a PretrainConfig contains images and out; leave out these two arguments")
         return _result(run_pretraining(config, quiet=quiet, watch=watch))
     if resume is not None:
         resumed = _resumed_config(Path(resume), given)
@@ -159,9 +159,9 @@ def _check_words(images: object, out: object, resume: object, extend: int, given
     if resume is None and (images is None or out is None) and not whole:
         raise BadUsage("expected IMAGES and --out RUN, or --resume RUN")
     if resume is not None and (images is not None or out is not None):
-        raise BadUsage("--resume: expected the run folder alone, found IMAGES or --out too")
+        raise BadUsage("--resume: expected only the run folder, found IMAGES or --out too; leave them out")
     if extend < 0 or (extend and resume is None):
-        raise BadUsage("--extend: expected a number of steps, together with --resume RUN")
+        raise BadUsage("--extend: expected a positive number of steps and --resume RUN")
     lengths = [name for name in ("steps", "epochs", "minutes") if given[name] is not None]
     if len(lengths) > 1:
         raise BadUsage(f"expected one of --steps, --epochs, --minutes, found --{' and --'.join(lengths)}")
@@ -177,7 +177,7 @@ def _result(folder: Path) -> Pretrained:
 
 
 def _resumed_config(run: Path, given: dict[str, Any]) -> "PretrainConfig":
-    """The config of a run to continue. Only the number of workers may differ: it changes no result."""
+    """Return the config of a run to resume. Only the number of workers may differ: it changes no result."""
     from vader.pretraining.config import read_config
 
     config = read_config(run)
@@ -190,7 +190,7 @@ def _resumed_config(run: Path, given: dict[str, Any]) -> "PretrainConfig":
 
 
 def _make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = False) -> "PretrainConfig":
-    """A config from a recipe, a TOML file, settings and flags, in rising order of precedence."""
+    """Make a config from a recipe, a TOML file, settings and flags; later ones override earlier ones."""
     from vader.images.sources import list_images
     from vader.pretraining import recipes
     from vader.pretraining.config import explained
@@ -210,7 +210,7 @@ def _make_config(images: Path, out: Path, given: dict[str, Any], quiet: bool = F
 
 
 def gather_changes(given: dict[str, Any]) -> dict[str, Any]:
-    """What is to differ from the recipe: the TOML file's settings, over them `settings`, over these the flags'."""
+    """Return the changes to the recipe: from the TOML file, then `settings`, then flags; later ones override."""
     from vader.models.cost import is_depthwise
     from vader.pretraining.config import assign, read_toml
     from vader.runtime.processes import choose_device, choose_precision
@@ -219,7 +219,9 @@ def gather_changes(given: dict[str, Any]) -> dict[str, Any]:
     for key, value in (given["settings"] or {}).items():
         assign(changes, key, value)
     if named := {"images", "out"} & changes.keys():
-        raise BadInput(f"{min(named)}: it is given on the command line; leave it out of --config and --set")
+        raise BadInput(
+            f"{min(named)}: expected on the command line only, found in --config or --set; leave it out there"
+        )
     for flag, key in FLAGS.items():
         if given[flag] is not None:
             assign(changes, key, given[flag])

@@ -1,8 +1,8 @@
 """An image -> two views, each with its map to the image -> matched points (sections 3.1 and 3.2, "Sampling views").
 
-A view is a homography (crop, flip, and as options affine and perspective parts), an optional smooth flow, and a change
-of colours. All of it is drawn from (seed, epoch, image, view) alone, so neither workers nor batches nor processes
-change a view. Matches are made from the maps, in continuous coordinates: no image of coordinates is ever resampled.
+A view is a homography (crop, flip, optional affine and perspective parts), an optional smooth flow, and a change of
+colours. A view depends on (seed, epoch, image, view) only, not on workers, batches or processes. Matches are computed
+from the maps in continuous coordinates; images of coordinates are never resampled.
 
 Axes: P matched points of a pair, N points, S a view's side in pixels, h w its cells. Points are (x, y).
 """
@@ -20,22 +20,22 @@ from vader.images.colour import Colour
 from vader.images.geometry import Flow, cell_centres, from_corners, inside, transform, translation
 from vader.images.warp import warp
 
-REDRAWS = 10  # of view 2, until it shares enough cells with view 1; then view 1's own geometry serves both
+REDRAWS = 10  # of view 2, while it shares too few cells; after that both views use view 1's geometry
 
 
 class ViewConfig(BaseModel):
-    """How views are drawn. The defaults are MoCo v2's ("aug-plus"); `p_` are probabilities.
+    """Settings of the views. The defaults are those of MoCo v2 ("aug-plus"); names with `p_` are probabilities.
 
-    Options beyond it, all off: `degrees` and `shear` (of an affine part, degrees), `perspective` (corners move by up to
-    this share of half the side), `elastic` (a smooth flow whose Lipschitz bound this is, at most 0.5), `p_solarise`.
+    Further options, all off by default: `degrees` and `shear` (of an affine part, in degrees), `perspective` (corners
+    move by up to this share of half the side), `elastic` (Lipschitz bound of a smooth flow, at most 0.5), `p_solarise`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     size: int = Field(224, ge=32, multiple_of=32)
     pairing: Literal["different", "same", "unmatched"] = "different"  # the paper's Table 3
-    min_shared: int = Field(32, ge=1)  # cells of view 1 that view 2 must show too
-    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
+    min_shared: int = Field(32, ge=1)  # cells of view 1 that view 2 must also show
+    scale: tuple[float, float] = (0.2, 1.0)  # the crop's share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     p_flip: float = Field(0.5, ge=0, le=1)
     p_jitter: float = Field(0.8, ge=0, le=1)
@@ -49,34 +49,34 @@ class ViewConfig(BaseModel):
     p_solarise: float = Field(0.0, ge=0, le=1)
     degrees: float = Field(0.0, ge=0, le=180)
     shear: float = Field(0.0, ge=0, le=45)
-    perspective: float = Field(0.0, ge=0, le=0.6)  # beyond 2/3 the horizon could come into view
+    perspective: float = Field(0.0, ge=0, le=0.6)  # beyond 2/3 a view may show the horizon
     elastic: float = Field(0.0, ge=0, le=0.5)
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> "ViewConfig":
-        # A blur reaches three sigma to each side, and may not reach beyond the view.
+        # A blur extends three sigma to each side, and must not extend beyond the view.
         for name, above, most in (("scale", 0.0, 1.0), ("ratio", 0.0, 1e3), ("sigma", -1e-9, self.size / 4)):
             low, high = getattr(self, name)
             if not above < low <= high <= most:
                 least = "0 <=" if above < 0 else "0 <"
-                raise ValueError(f"{name}: expected {least} low <= high <= {most:g}, got {low:g} and {high:g}")
+                raise ValueError(f"{name}: expected {least} low <= high <= {most:g}, found {low:g} and {high:g}")
         return self
 
 
 @dataclass(frozen=True)
 class View:
-    """One view: `matrix` maps its pixels, after `flow`, to the image's; `colour` is what happens to its colours."""
+    """One view: `matrix` maps its pixels, after `flow`, to the image's pixels; `colour` is its change of colours."""
 
     matrix: Float64[np.ndarray, "3 3"]
     flow: Flow | None
     colour: Colour
 
     def to_image(self, points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
-        """Where in the image the view's points lie."""
+        """Map points of the view to the image."""
         return transform(self.matrix, self.flow.apply(points) if self.flow else points)
 
     def from_image(self, points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "N 2"]:
-        """Where in the view the image's points lie (outside [0, S] when it does not show them)."""
+        """Map points of the image to the view (outside [0, S] if the view does not show them)."""
         moved = transform(np.linalg.inv(self.matrix), points)
         return self.flow.invert(moved) if self.flow else moved
 
@@ -85,7 +85,7 @@ class View:
 class Pair:
     """Two views of one image, and the cells of view 1 that both show.
 
-    `cells` are row-major indices into view 1's map; `points` where the centres of these cells lie in view 2, in pixels.
+    `cells` are row-major indices into view 1's map. `points` are the centres of these cells in view 2, in pixels.
     """
 
     views: tuple[View, View]
@@ -94,14 +94,14 @@ class Pair:
 
 
 def generator(seed: int, epoch: int, image: int, stream: int) -> np.random.Generator:
-    """The random numbers of one purpose: streams 0 and 1 are the views, 2 the choice of matches."""
+    """Return the random generator of one purpose: streams 0 and 1 draw the views, stream 2 the matches."""
     return np.random.default_rng((seed, epoch, image, stream))
 
 
 def draw_pair(config: ViewConfig, width: int, height: int, stride: int, seed: int, epoch: int, image: int) -> Pair:
-    """Two views of an image of width x height pixels, redrawing view 2 until they share `min_shared` cells.
+    """Draw two views of an image of width x height pixels; redraw view 2 until they share `min_shared` cells.
 
-    Raises BadInput if not even two views of the same geometry share as many (extreme affine or perspective settings).
+    Raises BadInput if two views of the same geometry also share too few (extreme affine or perspective settings).
     """
     rng = generator(seed, epoch, image, 1)
     first = draw_view(config, width, height, generator(seed, epoch, image, 0))
@@ -119,7 +119,7 @@ def draw_pair(config: ViewConfig, width: int, height: int, stride: int, seed: in
     if len(cells) < config.min_shared:
         raise BadInput(
             f"an image of {width}x{height} px gives no two {config.size} px views that share {config.min_shared} cells "
-            f"(best: {len(cells)}); lower min_shared, or the strength of degrees, shear and perspective"
+            f"(best: {len(cells)}); lower min_shared, degrees, shear or perspective"
         )
     return Pair((first, second), cells, points)
 
@@ -127,9 +127,9 @@ def draw_pair(config: ViewConfig, width: int, height: int, stride: int, seed: in
 def shared_cells(
     first: View, second: View, size: int, stride: int, width: int, height: int
 ) -> tuple[Int64[np.ndarray, "N"], Float64[np.ndarray, "N 2"]]:
-    """The cells of the first view whose centres the second shows too, and where it shows them.
+    """Return the cells of the first view whose centres the second view also shows, and their points in it.
 
-    Centres that lie outside the image (rotations and perspective look past its edge) match nothing.
+    Centres outside the image have no match (rotations and perspective show areas beyond its edge).
     """
     n = size // stride
     if first.flow is None and second.flow is None and _is_crop(first.matrix) and _is_crop(second.matrix):
@@ -145,7 +145,7 @@ def shared_cells(
 
 
 def _is_crop(matrix: Float64[np.ndarray, "3 3"]) -> bool:
-    """Whether a view's map is a crop, flipped or not: columns and rows apart, downwards as it was."""
+    """Tell whether a view's map is a crop, flipped left to right or not: columns and rows are independent."""
     (_, b, _), (c, d, _), (e, f, g) = matrix.tolist()
     return not (b or c or e or f) and g == 1 and d > 0
 
@@ -153,7 +153,7 @@ def _is_crop(matrix: Float64[np.ndarray, "3 3"]) -> bool:
 def _shared_by_crops(
     first: Float64[np.ndarray, "3 3"], second: Float64[np.ndarray, "3 3"], size: int, stride: int
 ) -> tuple[Int64[np.ndarray, "N"], Float64[np.ndarray, "N 2"]]:
-    """`shared_cells` of crops and flips: columns and rows apart, 2 n numbers instead of n squared, no inverse."""
+    """Compute `shared_cells` for crops and flips: columns and rows apart, so 2 n numbers instead of n squared."""
     n = size // stride
     along = (np.arange(n) + 0.5) * stride
     x, y = ((along * first[i, i] + (first[i, 2] - second[i, 2])) / second[i, i] for i in (0, 1))
@@ -166,9 +166,9 @@ def _shared_by_crops(
 def choose_matches(
     pair: Pair, config: ViewConfig, stride: int, count: int, rng: np.random.Generator
 ) -> tuple[Int64[np.ndarray, "P"], Float64[np.ndarray, "P 2"]]:
-    """`count` of a pair's matches at random: cells of view 1 (queries) and points in view 2 (keys).
+    """Choose `count` of a pair's matches at random: cells of view 1 (queries) and points in view 2 (keys).
 
-    Without repetition where there are enough. With `pairing="unmatched"` the points are any points of view 2.
+    No match is repeated if there are enough. With `pairing="unmatched"` cells and points are independent.
     """
     chosen = rng.choice(len(pair.cells), count, replace=len(pair.cells) < count)
     if config.pairing == "unmatched":
@@ -178,7 +178,7 @@ def choose_matches(
 
 
 def render(image: np.ndarray, view: View, size: int) -> np.ndarray:
-    """The view's pixels, (S, S, 3), before its colours are changed."""
+    """Return the view's pixels, (S, S, 3), before the change of colours."""
     return warp(image, view.matrix, size, view.flow)
 
 
@@ -186,11 +186,11 @@ def render(image: np.ndarray, view: View, size: int) -> np.ndarray:
 
 
 def draw_view(config: ViewConfig, width: int, height: int, rng: np.random.Generator) -> View:
-    """A view of an image of width x height pixels."""
+    """Draw a view of an image of width x height pixels."""
     S = config.size
     x, y, w, h = draw_crop(config, width, height, rng)
     across = w / S
-    if rng.random() < config.p_flip:  # the view's left edge is the crop's right one
+    if rng.random() < config.p_flip:  # the view's left edge is the crop's right edge
         x, across = x + w, -across
     matrix = np.array([[across, 0, x], [0, h / S, y], [0, 0, 1.0]])
     if config.degrees or config.shear:
@@ -202,7 +202,7 @@ def draw_view(config: ViewConfig, width: int, height: int, rng: np.random.Genera
 
 
 def draw_crop(config: ViewConfig, width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """x, y, width and height of a crop at whole pixels: torchvision's RandomResizedCrop, ten tries, then the centre."""
+    """Draw a crop (x, y, width, height) in whole pixels: torchvision's RandomResizedCrop, 10 tries, then the centre."""
     for _ in range(10):
         area = width * height * rng.uniform(*config.scale)
         ratio = math.exp(rng.uniform(math.log(config.ratio[0]), math.log(config.ratio[1])))
@@ -215,7 +215,7 @@ def draw_crop(config: ViewConfig, width: int, height: int, rng: np.random.Genera
 
 
 def draw_colour(config: ViewConfig, rng: np.random.Generator) -> Colour:
-    """A change of colours: jitter in a drawn order, grey, blur, solarise."""
+    """Draw a change of colours: jitter in a random order, grey, blur, solarise."""
     jitter, grey, blur, solarise = rng.random(4).tolist()
     colour = Colour(
         grey=grey < config.p_grey,
@@ -231,7 +231,7 @@ def draw_colour(config: ViewConfig, rng: np.random.Generator) -> Colour:
 
 
 def _draw_affine(config: ViewConfig, rng: np.random.Generator) -> np.ndarray:
-    """A rotation and a shear about the view's centre."""
+    """Draw a rotation and a shear about the view's centre."""
     angle = math.radians(rng.uniform(-config.degrees, config.degrees))
     shear = math.tan(math.radians(rng.uniform(-config.shear, config.shear)))
     c, s = math.cos(angle), math.sin(angle)
@@ -241,7 +241,7 @@ def _draw_affine(config: ViewConfig, rng: np.random.Generator) -> np.ndarray:
 
 
 def _draw_perspective(config: ViewConfig, rng: np.random.Generator) -> np.ndarray:
-    """Each corner moves inwards by its own share, as torchvision's RandomPerspective has it."""
+    """Draw a homography that moves each corner inwards by its own share, as in torchvision's RandomPerspective."""
     S = config.size
     corners = np.array([[0, 0], [S, 0], [S, S], [0, S]], dtype=np.float64)
     inwards = np.sign(S / 2 - corners) * rng.uniform(0, config.perspective * S / 2, (4, 2))
@@ -249,7 +249,7 @@ def _draw_perspective(config: ViewConfig, rng: np.random.Generator) -> np.ndarra
 
 
 def _draw_flow(config: ViewConfig, rng: np.random.Generator, waves: int = 4) -> Flow:
-    """A few long waves in random directions, scaled to the asked Lipschitz bound."""
+    """Draw a few long waves in random directions, scaled to the requested Lipschitz bound."""
     direction, turns = rng.uniform(0, 2 * math.pi, waves), rng.uniform(0.5, 2, waves)
     length = 2 * math.pi * turns / config.size
     frequency = np.stack([np.cos(direction) * length, np.sin(direction) * length], 1)

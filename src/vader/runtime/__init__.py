@@ -1,1 +1,1 @@
-"""What the rest runs on: processes, interrupts, files, saved states, the journal, progress."""
+"""Foundations: processes, interrupts, files, saved states, the journal, progress."""

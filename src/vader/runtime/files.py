@@ -1,4 +1,4 @@
-"""Output folders and atomic files: a name shows the old content or the whole new one."""
+"""Output folders and atomic files: a name refers to the complete old content or the complete new content."""
 
 import errno
 import fcntl
@@ -18,22 +18,22 @@ from vader.runtime.interrupts import terminable
 
 @contextmanager
 def removed_if_empty(folder: Path) -> Iterator[None]:
-    """A folder that is not there yet and that a failing block leaves empty is removed again."""
+    """Remove a folder again if the block fails, creates it, and leaves it empty."""
     there = folder.exists()
     try:
         yield
     except BaseException:
         if not there:
-            with suppress(OSError):  # it is not empty, or never was made
+            with suppress(OSError):  # it is not empty or does not exist
                 folder.rmdir()
         raise
 
 
 def prepare_output(folder: Path, argument: str = "--out") -> None:
-    """Make an empty output folder, or raise BadInput saying why the argument's cannot be one."""
-    with suppress(OSError):  # a folder that may not be read, a name too long: `make_folder` says so
+    """Make an empty output folder. Raises BadInput with the reason if that is not possible."""
+    with suppress(OSError):  # no permission, a name too long: `make_folder` reports it
         if folder.exists() and not folder.is_dir():
-            raise BadInput(f"{argument}: expected a folder, {folder} is a file; choose another name")
+            raise BadInput(f"{argument}: expected a folder, found the file {folder}; choose another name")
         if folder.is_dir() and any(folder.iterdir()):
             raise BadInput(
                 f"{argument}: expected a new or empty folder, {folder} is not empty; choose another or remove it"
@@ -50,17 +50,17 @@ def claim(
     done_name: str | None = None,
     differing: Callable[[Mapping[str, Any], Mapping[str, Any]], list[str]] | None = None,
 ) -> dict[str, Any] | None:
-    """Make an output folder ours, or find that it is: what a finished one says, None to begin or to continue.
+    """Claim an output folder. Return the content of `done_name` if it is finished, None to start or to resume.
 
-    `begun` says what is to be made; it lies in the file `begun_name` until a finished folder says it in `done_name`.
-    `differing` names what differs between a folder's and the wanted one (default: the keys whose values differ).
-    Raises BadInput for a folder that holds `what` of something else, or something else.
+    `begun` describes the wanted output. It is stored in the file `begun_name` until a finished folder has it in
+    `done_name`. `differing` names the differences between a folder's description and the wanted one (default: the keys
+    whose values differ). Raises BadInput for a folder that contains `what` of something else, or other files.
     """
     for name in filter(None, (done_name, begun_name)):
         if (out / name).is_file():
             found = json.loads((out / name).read_text())
             if other := (differing or _differing)(found, begun):
-                raise BadInput(f"--out: {out} holds {what} of another {', '.join(other)}; choose another folder")
+                raise BadInput(f"--out: {out} contains {what} of another {', '.join(other)}; choose another folder")
             return found if name == done_name else None
     prepare_output(out)
     write_json(out / begun_name, dict(begun))
@@ -72,7 +72,7 @@ def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]
 
 
 def make_folder(folder: Path, argument: str = "--out") -> None:
-    """Make a folder unless it is there, or raise BadInput if it cannot be written to."""
+    """Make a folder if it does not exist. Raises BadInput if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -83,7 +83,7 @@ def make_folder(folder: Path, argument: str = "--out") -> None:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that its name shows the old content or the whole new one, even if the machine stops."""
+    """Write a file so that its name refers to the complete old or new content, even if the machine stops."""
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -93,7 +93,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError):  # a full disk does not say where it is full
+        if isinstance(error, OSError):  # the error of a full disk does not name the file
             error.filename = str(path)
         temporary.unlink(missing_ok=True)
         raise
@@ -101,14 +101,14 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of indented JSON."""
+    """Write a value as indented JSON with `write_atomic`."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    # Bytes of file names that are no UTF-8 are lone surrogates here; their backslash form is JSON's own escape.
+    # Bytes of file names that are not UTF-8 are lone surrogates here; their backslash form is JSON's own escape.
     write_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames within a folder last."""
+    """Write renames within a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -118,7 +118,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill; it gets its final name only when the block ends well, and its files are on disk by then."""
+    """Give a temporary folder to fill; it gets its final name if the block succeeds and its files are on the disk."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -138,14 +138,14 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder; a stop half-way leaves a hidden rest, never half a folder under its name."""
+    """Delete a folder; an interrupted delete leaves a hidden folder, never an incomplete one under its name."""
     hidden = folder.with_name(f".old-{folder.name}.{os.getpid()}")
     folder.replace(hidden)
     shutil.rmtree(hidden)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files and folders that a killed process left in a folder."""
+    """Delete the temporary files and folders of killed processes in a folder."""
     for path in folder.glob(".*"):
         if re.fullmatch(r"\..+\.\d+", path.name):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -156,10 +156,10 @@ NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that becomes `out` when the block ends well, and is removed when it does not, SIGTERM included.
+    """Give a hidden folder that becomes `out` if the block succeeds and is removed if it fails or SIGTERM arrives.
 
-    Raises BadInput for an `out` that is not empty. An OSError of a disk without room names `out`, unless it names
-    another place already.
+    Raises BadInput for an `out` that is not empty. An OSError because of a full disk names `out`, unless it already
+    names another place.
     """
     out = Path(os.path.abspath(out))
     with removed_if_empty(out), terminable():
@@ -172,7 +172,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             with _locked(temporary):
                 yield temporary
             temporary.replace(out)
-        except OSError as error:  # a write does not say where there is no room, an opening calls it by a hidden name
+        except OSError as error:  # it names no file, or a file in the hidden folder
             if error.errno in NO_ROOM and str(error.filename or temporary).startswith(str(temporary)):
                 error.filename = str(out)
             raise
@@ -182,9 +182,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Whether, within the block, this process alone has the folder's lock, which ends with the process however it dies.
+    """Try to lock a folder; give True if this process has the lock, which ends with the process.
 
-    False, too, on a file system that does not lock folders.
+    The result is False, too, on a file system without locks.
     """
     try:
         number = os.open(folder, os.O_RDONLY)
@@ -203,9 +203,9 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Remove what killed processes left of reports of this name.
+    """Remove the temporary folders that killed processes left beside `out`.
 
-    A process of another machine, or of another container, has a number that says nothing here: its lock does.
+    The number of a process on another machine or in another container says nothing here; the lock does.
     """
     for path in out.parent.glob(f".{glob.escape(out.name)}.*"):
         number = path.name.rpartition(".")[2]
@@ -222,5 +222,5 @@ def _lives(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True  # somebody else's
+        return True  # the process of another user
     return True

@@ -1,8 +1,8 @@
-"""Ctrl-C from the first import on: what Python's own handler does, and a memory of it.
+"""Handle Ctrl-C from the first import on: as Python's own handler does, and remember it.
 
-A KeyboardInterrupt rises wherever the program happens to be. In a finaliser, and while torch's C code imports numpy, it
-is swallowed: the program would go on as if nobody had asked it to stop, or fail over a library that is half there. So
-it is remembered, too: `catch_interrupts` and the command line's `main` ask `EAR`.
+A KeyboardInterrupt may be raised anywhere in the program. In a finaliser, and while torch's C code imports numpy, it is
+swallowed: the program would ignore it, or fail because of a partly imported library. So `EAR` also remembers it, and
+`catch_interrupts` and the command line's `main` check `EAR`.
 """
 
 import signal
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class Ear:
-    """A handler of SIGINT that raises KeyboardInterrupt; `received` is the signal's number once it came."""
+    """A handler of SIGINT that raises KeyboardInterrupt and stores the signal's number in `received`."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -27,8 +27,8 @@ EAR = Ear()
 
 
 def listen() -> None:
-    """Let `EAR` hear SIGINT. For the command line alone, and before all that takes its time."""
-    # Only in Python's own place: who ignores SIGINT (nohup, a shell's background job) or handles it has a reason to.
+    """Install `EAR` as the handler of SIGINT. For the command line only, before the slow imports."""
+    # Replace only Python's own handler: if SIGINT is ignored (nohup, a shell's background job) or handled, keep that.
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is (
         signal.default_int_handler
     ):
@@ -36,7 +36,7 @@ def listen() -> None:
 
 
 class Interrupts:
-    """Remembers SIGINT and SIGTERM, so that a loop can finish its step and save. A second SIGINT ends at once."""
+    """Remember SIGINT and SIGTERM, so that a loop can finish its step and save. A second SIGINT stops at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -49,16 +49,16 @@ class Interrupts:
 
 @contextmanager
 def catch_interrupts() -> Iterator[Interrupts]:
-    """Within it, interrupts are remembered instead of raised; outside the main thread nothing is caught.
+    """Remember interrupts inside the block instead of raising them; outside the main thread nothing is caught.
 
-    One that came before, to a handler that remembers (`Ear`, or a block around this one), counts: its
-    KeyboardInterrupt was lost on its way up, or the block could not yet ask.
+    An earlier interrupt that a remembering handler received (`Ear`, or an outer block) counts too, because its
+    KeyboardInterrupt may have been swallowed, or the block could not check yet.
     """
     interrupts, before = Interrupts(), {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             before[number] = signal.signal(number, interrupts._remember)
-    except ValueError:  # signals can be caught in the main thread alone
+    except ValueError:  # signals can be caught in the main thread only
         pass
     for handler in before.values():
         earlier = getattr(getattr(handler, "__self__", handler), "received", None)
@@ -68,21 +68,21 @@ def catch_interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-            outer = getattr(handler, "__self__", None)  # of a block around this one, which must hear of it, too
+            outer = getattr(handler, "__self__", None)  # the handler of an outer block, which must also receive it
             if isinstance(outer, Interrupts) and interrupts.received == number:
                 outer.received = number
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Within it, SIGTERM stops as Ctrl-C does."""
+    """Make SIGTERM inside the block stop the program as Ctrl-C does."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt("terminated; no report was written")
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # signals can be caught in the main thread alone
+    except ValueError:  # signals can be caught in the main thread only
         yield
         return
     try:

@@ -1,4 +1,4 @@
-"""What a run says while it works: lines on the console, `metrics.jsonl`, and TensorBoard if asked for."""
+"""The output of a run: lines on the console, `metrics.jsonl`, and TensorBoard if requested."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from vader.runtime.progress import clock
 
 
 class Journal:
-    """Averages each step's numbers over a window, and writes a window's line to `metrics.jsonl` and the console.
+    """Average the numbers of the steps over a window; write one line per window to `metrics.jsonl` and the console.
 
-    The open window is part of a run's state, so a resumed run writes the same lines as one that never stopped. Only
+    The open window is part of a run's saved state, so a resumed run writes the same lines as a run without a stop. Only
     the first process (`active`) writes.
     """
 
@@ -26,17 +26,17 @@ class Journal:
         self.active, self.quiet = active, quiet
         self.sums: dict[str, float] = {}
         self.count = 0
-        self.timed = 0  # steps of the window that this process made; those before a resume took no time of it
+        self.timed = 0  # steps of the window since the start or the resume: the speed counts only these
         self.pending: list[Mapping[str, Tensor]] = []
         self.since = time.monotonic()
         self.board = _tensorboard(run) if tensorboard and active else None
 
     def add(self, numbers: Mapping[str, Tensor]) -> None:
-        """Note one step's numbers (tensors: nothing waits for the device until the window is read)."""
+        """Add one step's numbers (as tensors, so that nothing waits for the device before the window is read)."""
         self.pending.append(numbers)
 
     def window(self) -> dict[str, Any]:
-        """The open window as JSON, for the run's state."""
+        """Return the open window as JSON values, for the run's saved state."""
         for numbers in self.pending:
             for name, value in numbers.items():
                 self.sums[name] = self.sums.get(name, 0.0) + float(value)
@@ -46,14 +46,14 @@ class Journal:
         return {"sums": dict(self.sums), "count": self.count}
 
     def resume(self, window: Mapping[str, Any], step: int) -> None:
-        """Take up a saved window, and drop the lines that were written after it."""
+        """Load a saved window, and delete the lines written after it."""
         self.sums, self.count = dict(window["sums"]), int(window["count"])
         if self.active and self.path.exists():
             lines = [line for line in self.path.read_text().splitlines() if _step_of(line) <= step]
             write_atomic(self.path, "".join(line + "\n" for line in lines))
 
     def close_window(self, step: int, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the window's means and start a new one; returns the line. No step of it may have held: no means."""
+        """Write the window's means, start a new window, and return the line; no means if all steps were skipped."""
         self.window()
         seconds = max(time.monotonic() - self.since, 1e-9)
         means = {name: total / max(self.count, 1) for name, total in self.sums.items()}
@@ -70,7 +70,7 @@ class Journal:
         return line
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one object to `metrics.jsonl`."""
+        """Append a line to `metrics.jsonl`."""
         if not self.active:
             return
         with self.path.open("a") as file:
@@ -81,26 +81,26 @@ class Journal:
                     self.board.add_scalar(name, value, line["step"])
 
     def say(self, text: str) -> None:
-        """A line for the person who waits, on standard error."""
+        """Print a line of progress on standard error."""
         if self.active and not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """A line that --quiet does not silence."""
+        """Print a warning on standard error, also with --quiet."""
         if self.active:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def pause(self) -> float:
-        """Now, for `skip`: time spent on exams and saving is not counted as training time."""
+        """Return the present time for `skip`: exams and saving do not count as training time."""
         return time.monotonic()
 
     def skip(self, since: float) -> None:
-        """Leave the time since `since` out of the window's speed."""
+        """Exclude the time from `since` to now from the window's speed."""
         self.since += time.monotonic() - since
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All lines of a run's `metrics.jsonl`."""
+    """Read all lines of a run's `metrics.jsonl`."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -108,7 +108,7 @@ def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a kill
+        return float("inf")  # an incomplete line of a killed run
 
 
 def _tensorboard(run: Path) -> Any:

@@ -1,6 +1,6 @@
-"""Device, precision, processes, random states, interrupts and atomic files: what the rest runs on.
+"""Device, precision, processes, random states, and the description of the machine.
 
-Everything that concerns more than one process goes through here, so that the rest is written once for any number.
+All communication between processes is in this file, so that other code is the same for one process and for many.
 """
 
 import logging
@@ -22,7 +22,7 @@ from vader.errors import BadInput
 
 
 def choose_device(device: str) -> str:
-    """'auto', 'cpu' or 'cuda' -> 'cpu' or 'cuda'. Raises BadInput if CUDA is asked for and not there."""
+    """Resolve 'auto', 'cpu' or 'cuda' to 'cpu' or 'cuda'. Raises BadInput if CUDA is requested but not available."""
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("device: expected a CUDA device, found none; use --device cpu, or check the driver")
     if device == "auto":
@@ -31,7 +31,7 @@ def choose_device(device: str) -> str:
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """'auto' -> 'bf16' on GPUs and on CPUs with bf16 matrix units, 'fp32' elsewhere."""
+    """Resolve 'auto' to 'bf16' on GPUs and on CPUs with bf16 matrix units, to 'fp32' elsewhere."""
     if precision != "auto":
         return precision
     has_units = device == "cuda" or bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
@@ -39,8 +39,8 @@ def choose_precision(precision: str, device: str) -> str:
 
 
 def start_fabric(device: str, precision: str, devices: int, nodes: int = 1) -> Fabric:
-    """A launched Fabric: one process, or as many as `devices` x `nodes`, torchrun or Slurm say."""
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces the precision; the journal does
+    """Launch Fabric with one process, or with as many as `devices` x `nodes`, torchrun or Slurm request."""
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it prints the precision, and so does the journal
     fabric = Fabric(
         accelerator=device,
         devices=devices,
@@ -53,7 +53,7 @@ def start_fabric(device: str, precision: str, devices: int, nodes: int = 1) -> F
 
 
 def is_first_process() -> bool:
-    """Whether this is process 0 of those that Fabric, torchrun or Slurm started; known before Fabric runs."""
+    """Tell whether this is process 0 of those that Fabric, torchrun or Slurm started; works before Fabric runs."""
     rank = next((os.environ[name] for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
     if rank is None:
         rank = os.environ.get("LOCAL_RANK", "0") if os.environ.get("NODE_RANK", "0") == "0" else "1"
@@ -61,7 +61,7 @@ def is_first_process() -> bool:
 
 
 def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
-    """The processes' tensors one after the other along the first axis, on every process. No gradient."""
+    """Concatenate the processes' tensors along the first axis, on every process. No gradient."""
     if fabric.world_size == 1:
         return tensor
     gathered = fabric.all_gather(tensor)
@@ -70,7 +70,7 @@ def gather(fabric: Fabric, tensor: Tensor) -> Tensor:
 
 
 def gather_lists(fabric: Fabric, items: list[Any]) -> list[Any]:
-    """The processes' lists joined, on every process; for small things that are no tensors."""
+    """Concatenate the processes' lists, on every process; for small things other than tensors."""
     if fabric.world_size == 1:
         return items
     everyones: list[Any] = [None] * fabric.world_size
@@ -79,7 +79,7 @@ def gather_lists(fabric: Fabric, items: list[Any]) -> list[Any]:
 
 
 def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
-    """Whether `fine` holds on every process."""
+    """Tell whether `fine` is true on every process."""
     if fabric.world_size == 1:
         return fine
     return bool(
@@ -88,7 +88,7 @@ def everyone_agrees(fabric: Fabric, fine: bool) -> bool:
 
 
 def average(fabric: Fabric, numbers: Mapping[str, float]) -> dict[str, float]:
-    """Each number's mean over the processes."""
+    """Average each number over the processes."""
     if fabric.world_size == 1 or not numbers:
         return dict(numbers)
     own = torch.tensor(list(numbers.values()), dtype=torch.float64, device=fabric.device)
@@ -108,7 +108,7 @@ def seed_everything(seed: int) -> None:
 
 
 def random_tensors() -> dict[str, Tensor]:
-    """Torch's and numpy's global random states as tensors."""
+    """Return torch's and numpy's global random states as tensors."""
     numpy_state: Any = np.random.get_state(legacy=True)
     states = {
         "torch": torch.get_rng_state(),
@@ -121,13 +121,13 @@ def random_tensors() -> dict[str, Tensor]:
 
 
 def python_random_state() -> list[Any]:
-    """Python's global random state as JSON."""
+    """Return Python's global random state as JSON values."""
     version, numbers, gauss = random.getstate()
     return [version, list(numbers), gauss]
 
 
 def restore_random(tensors: Mapping[str, Tensor], python: list[Any]) -> None:
-    """Put the global random states back."""
+    """Restore the global random states."""
     torch.set_rng_state(tensors["torch"])
     numbers = tensors["numpy"].numpy().astype(np.uint32)
     np.random.set_state({"bit_generator": "MT19937", "state": {"key": numbers, "pos": int(tensors["numpy_position"])}})
@@ -143,7 +143,7 @@ def restore_random(tensors: Mapping[str, Tensor], python: list[Any]) -> None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Versions and hardware, for the record of a run."""
+    """Return versions and hardware, for the record of a run."""
     from importlib.metadata import PackageNotFoundError, version
 
     def installed(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""How far something is: a line every few seconds with what is done, how fast, and how long the rest takes."""
+"""Progress: a line every few seconds with the share done, the speed, and the remaining time."""
 
 import sys
 import time
@@ -10,9 +10,9 @@ Say = Callable[[str], None]
 
 
 class Progress:
-    """Says every few seconds how many of `total` units are done, how fast, and how long the rest takes.
+    """Print every few seconds how many of `total` units are done, the speed, and the remaining time.
 
-    `start` units were done before, by a run that this one resumes.
+    `start` units were done before, by the run that this one resumes.
     """
 
     def __init__(self, what: str, total: int, say: Say | None = None, *, unit: str = "images", start: int = 0) -> None:
@@ -21,7 +21,7 @@ class Progress:
         self.done = start
 
     def __call__(self, count: int = 1) -> None:
-        """`count` units more."""
+        """Count `count` more units."""
         self.done += count
         now = time.monotonic()
         if self.say and (now - self.last >= EVERY or self.done == self.total):
@@ -32,15 +32,15 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
+    """Format seconds as h:mm:ss."""
     minutes, second = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
 
 
 def to_stderr(text: str) -> None:
-    """Progress for the person who waits."""
+    """Print a line of progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def silent(text: str) -> None:
-    """No progress."""
+    """Print nothing."""

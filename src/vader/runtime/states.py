@@ -1,7 +1,7 @@
-"""Saved states of a run: all that it needs to continue as if it had not stopped.
+"""Saved states of a run: everything that it needs to resume as if it had not stopped.
 
-A state is a folder `checkpoints/step-00001000/` with `state.safetensors` and `state.json`. Nothing in it executes when
-it is loaded.
+A state is a folder `checkpoints/step-00001000/` with `state.safetensors` and `state.json`. Loading a state executes
+nothing from it.
 """
 
 import json
@@ -17,11 +17,11 @@ from torch import Tensor
 from vader.errors import BadCheckpoint, BadInput
 from vader.runtime.files import atomic_folder, remove_folder
 
-SCHEMA = 1  # of run states and model cards; raised when their meaning changes
+SCHEMA = 1  # of run states and model cards; increased when their meaning changes
 
 
 def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any], keep: int) -> Path:
-    """Write the run's state after `step` steps and delete all but the last `keep` states."""
+    """Write the run's state after `step` steps and delete all states but the last `keep`."""
     folder = run / "checkpoints" / f"step-{step:08d}"
     with atomic_folder(folder) as temporary:
         write_tensors(temporary / "state.safetensors", tensors)
@@ -32,32 +32,32 @@ def save_state(run: Path, step: int, tensors: Mapping[str, Tensor], record: Mapp
 
 
 def states(run: Path) -> list[Path]:
-    """The run's saved states, oldest first."""
+    """List the run's saved states, oldest first."""
     return sorted((run / "checkpoints").glob("step-*"))
 
 
 def load_state(run: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The newest state of a run. Raises BadCheckpoint if there is none or its schema is another."""
+    """Load the newest state of a run. Raises BadCheckpoint for no state, a damaged one, or another schema."""
     found = states(run)
     if not found:
-        raise BadCheckpoint(f"--resume: expected saved states in {run / 'checkpoints'}, found none; start the run anew")
+        raise BadCheckpoint(f"--resume: expected saved states in {run / 'checkpoints'}, found none; start a new run")
     try:
         record = json.loads((found[-1] / "state.json").read_text())
         schema = record["schema"]
         tensors = load_file(found[-1] / "state.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise BadCheckpoint(
-            f"{found[-1]}: expected a saved state, got {first_line(error)}; remove it to resume from the one before"
+            f"{found[-1]}: expected a saved state, found {first_line(error)}; remove it to resume from the state before"
         ) from None
     if schema != SCHEMA:
         raise BadCheckpoint(
-            f"{found[-1]} has schema {schema}, this version reads {SCHEMA}; resume with the version that wrote it"
+            f"{found[-1]}: expected schema {SCHEMA}, found {schema}; resume with the version of vader that wrote it"
         )
     return tensors, record
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Tensors of any device and layout into a safetensors file. Raises BadInput if the disk does not take it."""
+    """Write tensors of any device and layout to a safetensors file. Raises BadInput if the disk refuses them."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         save_file(plain, path)
@@ -66,12 +66,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its class."""
+    """Return the first line of an error's message, or its class."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimizer's state as named tensors, and its numbers (rates, steps) as JSON."""
+    """Convert an optimizer's state to named tensors, and its numbers (rates, steps) to JSON values."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     for index, slots in state["state"].items():
@@ -85,7 +85,7 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def unflatten_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
 ) -> None:
-    """Put back what `flatten_optimizer` took apart."""
+    """Load what `flatten_optimizer` returned into an optimizer."""
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, slot = name.split(".", 1)
@@ -95,10 +95,10 @@ def unflatten_optimizer(
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under longer names."""
+    """Add a prefix to the tensors' names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 def under_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names have the prefix, without it."""
+    """Return the tensors whose names have the prefix, without the prefix."""
     return {name[len(prefix) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
