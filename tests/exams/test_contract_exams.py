@@ -298,7 +298,7 @@ class Contract:
         assert [(r.name, r.cells) for r in joined.tables[0].rows] == [
             (r.name, r.cells) for r in sat.done.report.tables[0].rows
         ]
-        with pytest.raises(BadInput, match="numbers of different exams do not stand in one table"):
+        with pytest.raises(BadInput, match="expected the protocol of"):
             compare([sat.done.folder, another])
 
     # --- Rows ---------------------------------------------------------------------------------------------------------

@@ -256,7 +256,7 @@ def test_the_command_makes_a_whole_report(scenes: Path, tmp_path: Path) -> None:
     done = forked("evaluate", "rgb", "random:resnet10t@last:8", "--task", "segmentation", "--data", scenes / "voc",
                  "--protocol", "voc-linear/vader", "--out", out, "--trials", 1, "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "rgb, train: 8 of 8 pictures" in done.stderr
+    assert "rgb, train: 8/8 images" in done.stderr
     assert "| rgb | " in done.stdout
     assert sorted(p.name for p in out.iterdir()) == [
         "pictures.npz", "predictions", "report.html", "report.json", "report.md",

@@ -195,7 +195,7 @@ def test_hungarian_is_over_the_scored_classes(tmp_path: Path) -> None:
 
 
 def test_more_labels_than_pictures_are_refused_before_any_encoder_is_opened(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"--protocol voc-linear/vader:50: expected up to 8 .* of voc in .*voc.*got 50"):
+    with pytest.raises(BadInput, match=r"--protocol voc-linear/vader:50: .* 8 .* of voc in .*voc.*found 50"):
         evaluate(["no such encoder"], "segmentation", "voc-linear/vader:50", scenes, tmp_path / "r")
 
 

@@ -16,7 +16,7 @@ def test_names_are_shown_and_specs_are_kept(rendered: Rendered, tmp_path: Path) 
         "--protocol", "voc-kmeans/vader", "--data", voc, "--out", tmp_path / "r", "--device", "cpu",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "small, val: 1 of 1 pictures" in done.stderr
+    assert "small, val: 1/1 images" in done.stderr
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     names = ["colour", "rgb", "small"]
     assert [row["name"] for row in report["tables"][0]["rows"]] == names

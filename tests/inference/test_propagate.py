@@ -179,12 +179,12 @@ def test_a_state_is_taken_up_and_not_made_again(clip: Path, first: Path, tmp_pat
     propagate("rgb", clip, first, tmp_path / "whole", size=H, film=False)
     import vader.runtime.progress as progress
 
-    every, progress.TOLD_EVERY = progress.TOLD_EVERY, 0
+    every, progress.EVERY = progress.EVERY, 0
     try:
         with pytest.raises(StopError):
             propagate("rgb", clip, first, out, size=H, film=False, keep_every=0, say=stop)
     finally:
-        progress.TOLD_EVERY = every
+        progress.EVERY = every
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004"]
     for number in (9, 10, 11):
         (clip / f"shot{number}.png").write_bytes(b"x" * (clip / f"shot{number}.png").stat().st_size)
@@ -202,7 +202,7 @@ def test_a_whole_one_is_left_alone_and_another_refused(clip: Path, first: Path, 
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(BadInput, match="masks of another model; choose"):
         propagate("sift", clip, first, out, size=H)
-    with pytest.raises(BadInput, match="masks of another protocol and another settings"):
+    with pytest.raises(BadInput, match="masks of another protocol, settings"):
         propagate("rgb", clip, first, out, size=H, protocol="davis/crw")
     (tmp_path / "second.png").write_bytes(mask_png(shot(1)[1]))
     with pytest.raises(BadInput, match="masks of another masks"):

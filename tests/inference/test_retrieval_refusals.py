@@ -73,9 +73,9 @@ def test_another_model_is_refused(flat: Index, colours: Path, photos: Path) -> N
         flat.open_model("rgb", "cpu")
     with pytest.raises(BadInput, match="expected the model of the index"):  # of the same shape
         open_index(colours).open_model("sift@plain:4", "cpu")
-    with pytest.raises(BadInput, match="--out: expected the same model"):
+    with pytest.raises(BadInput, match=r"--out: .* of another"):
         build_index("rgb", list_images(photos), flat.folder, IndexConfig())
-    with pytest.raises(BadInput, match="--out: expected the same model"):
+    with pytest.raises(BadInput, match=r"--out: .* of another"):
         build_index("sift", list_images(photos), flat.folder, IndexConfig(size=64))
 
 

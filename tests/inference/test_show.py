@@ -15,7 +15,7 @@ from vader.cli import app
 from vader.encoders import DenseEncoder, open_encoder
 from vader.encoders.features import map_of
 from vader.encoders.opening import fresh_encoder
-from vader.errors import BadInput
+from vader.errors import BadInput, BadUsage
 from vader.images.geometry import read_at
 from vader.images.pictures import Picture, read_some
 from vader.images.sources import ImageList, list_images
@@ -238,8 +238,8 @@ def test_the_command_takes_models_and_then_images(
     app([*words, "--device", "cpu", "--basis", "image"], **quietly)
     told = capsys.readouterr()
     assert told.out == f"{tmp_path / 'pca.png'}\n"
-    assert "fitting on 12 of the images" in told.err
-    with pytest.raises(CycloptsError, match=r"MODEL\.\.\. IMAGES, got rgb"):
+    assert "on 12 of the images" in told.err
+    with pytest.raises(BadUsage, match=r"MODEL\.\.\. IMAGES, found rgb"):
         app(["show", "pca", "rgb", "--out", str(tmp_path)], **quietly)
     with pytest.raises(CycloptsError, match="panel"):
         app([*words, "--basis", "none"], **quietly)

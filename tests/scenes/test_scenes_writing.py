@@ -19,6 +19,7 @@ from samples import start, vader
 
 from vader.cli import app, main
 from vader.errors import BadInput, MissingExtra
+from vader.scenes import layouts
 from vader.scenes.layouts import LAYOUTS, choose_workers, in_order, progress, write
 from vader.scenes.layouts.order import is_val
 from vader.scenes.world import SceneConfig
@@ -88,7 +89,7 @@ def test_where_you_are_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_missing_library_is_told_before_rendering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vader.scenes.layouts.find_spec", lambda name: None)
+    monkeypatch.setattr(layouts, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"pip install 'vader-dense\[scenes\]'"):
         write(tmp_path / "out", "nyu", count=3)
     assert not list(tmp_path.iterdir())
@@ -100,12 +101,12 @@ def test_clips_of_empty_worlds_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_comes_every_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(np.arange(0, 100, 0.5))
-    monkeypatch.setattr("vader.scenes.layouts.time.monotonic", lambda: next(now))
+def test_progress_comes_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(np.arange(0, 100.0))
+    monkeypatch.setattr("vader.runtime.progress.time.monotonic", lambda: next(now))
     lines: list[str] = []
     assert list(progress(iter(range(9)), 9, lines.append)) == list(range(9))
-    assert lines == ["4 of 9 pictures, 2.0/s, 2 s left", "8 of 9 pictures, 2.0/s, 0 s left"]
+    assert lines == ["5/9 pictures  1.0 pictures/s  ETA 0:00:04", "9/9 pictures  1.0 pictures/s"]
 
 
 def test_few_pixels_are_not_worth_other_processes() -> None:

@@ -115,7 +115,7 @@ def show(
         X,Y of the query in pixels of the first image (similar only; default: the centre).
     size
         Short side in pixels to which images are resized (default: no resizing up to 512).
-        basis
+    basis
         Basis of the colours (pca only): one for all images of a model, or one for each image.
     seed
         Seed of the warps.
@@ -240,7 +240,7 @@ def index(
         Instead of stride: number of cells per image, chosen to represent most of it.
     size
         Short side in pixels to which images are resized (default: no resizing up to 512).
-        kind
+    kind
         flat: exact search; pq: compressed, for millions of cells; auto: by the number of cells.
     vectors
         Store exact vectors beside a compressed index, to re-rank its results.

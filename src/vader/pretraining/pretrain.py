@@ -107,4 +107,5 @@ def run_pretraining(
                     f"stopped after step {done}; continue with: vader pretrain --resume {config.out}"
                 )
     run.finish()
+    learner.fabric.barrier()  # what the first process wrote is there for all
     return config.out

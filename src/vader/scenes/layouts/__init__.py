@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -41,7 +40,6 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 SMALLEST, LARGEST = 32, 4096  # px a side
-EVERY = 2.0  # seconds between progress lines
 WORTH = 20_000_000  # pixels; fewer are rendered before several processes have started
 OUT = "OUT"  # the name of this argument on the command line
 CAMERAS = (
@@ -223,14 +221,10 @@ def _cameras_text(cameras: dict[str, Any]) -> str:
 
 
 def progress(records: Iterable[Record], count: int, say: Callable[[str], None] | None) -> Iterator[Record]:
-    """Yield the records and report every two seconds how many are done and the time left."""
-    begin = spoken = time.monotonic()
-    for done, record in enumerate(records, 1):
+    """Yield the records and report every few seconds how many are done and how long the rest takes."""
+    from vader.runtime.progress import Progress
+
+    done = Progress("", count, say, unit="pictures")
+    for record in records:
         yield record
-        now = time.monotonic()
-        if done == 1:
-            begin = now  # exclude the start of the processes from the rate
-        elif say is not None and now - spoken >= EVERY:
-            rate = (done - 1) / max(now - begin, 1e-9)
-            say(f"{done} of {count} pictures, {rate:.1f}/s, {(count - done) / rate:.0f} s left")
-            spoken = now
+        done()
