@@ -169,7 +169,7 @@ def run_document(text: str, folder: Path, given: dict[str, Callable[[Path], obje
     found = [*pieces(text)]
     commands = {piece: words_of(piece.text) for piece in found if piece.kind == "vader"}
     written = made_by([*commands.values()]) | set(re.findall(r'out="([^"]+)"', text))
-    everything = "\n".join(piece.text for piece in found)
+    everything = re.sub(r"--objective \S+", "", "\n".join(piece.text for piece in found))
     for thing, put in given.items():
         if thing not in written and re.search(rf"(?<![\w.-]){re.escape(thing)}(?![\w-]|\.\w)", everything):
             put(folder / thing)
