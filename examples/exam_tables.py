@@ -1,6 +1,6 @@
 """Let encoders sit every exam whose data lie in one folder, and keep each exam's report.
 
-The tables of frozen features and of correspondence in the README:
+The tables of frozen features and of correspondence in docs/results.md:
 
     python examples/exam_tables.py DATA OUT rgb random=random:resnet10t@hypercolumn vader=RUN [--only voc davis-dino]
 
