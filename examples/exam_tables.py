@@ -1,4 +1,4 @@
-"""Let encoders sit every exam whose data lie in one folder, and keep each exam's report.
+"""Evaluate encoders with every exam whose data lie in one folder, and keep each exam's report.
 
 The tables of frozen features and of correspondence in docs/results.md:
 
@@ -6,7 +6,7 @@ The tables of frozen features and of correspondence in docs/results.md:
 
 DATA holds VOC2012, CamVid, rgbd/kitchen, DAVIS and animals in the layouts of `vader evaluate`; an exam whose folder is
 not there is left out and named. OUT/EXAM is what `vader evaluate` writes, OUT/EXAM.json and .md are its report alone.
-An exam that is there already is not sat again.
+An exam that is there already is not run again.
 """
 
 import argparse
