@@ -1,12 +1,12 @@
-"""Evaluate encoders with every exam whose data are in one folder, and save each exam's report.
+"""Evaluate encoders with every exam whose data lie in one folder, and keep each exam's report.
 
-It makes the tables of frozen features and of correspondence in the README:
+The tables of frozen features and of correspondence in docs/results.md:
 
     python examples/exam_tables.py DATA OUT rgb random=random:resnet10t@hypercolumn vader=RUN [--only voc davis-dino]
 
-DATA contains VOC2012, CamVid, rgbd/kitchen, DAVIS and animals in the layouts of `vader evaluate`. An exam without
-data is skipped, and the script prints its name. OUT/EXAM is the output of `vader evaluate`; OUT/EXAM.json and .md are
-its report alone. An exam whose report already exists is not evaluated again.
+DATA holds VOC2012, CamVid, rgbd/kitchen, DAVIS and animals in the layouts of `vader evaluate`; an exam whose folder is
+not there is left out and named. OUT/EXAM is what `vader evaluate` writes, OUT/EXAM.json and .md are its report alone.
+An exam that is there already is not run again.
 """
 
 import argparse
