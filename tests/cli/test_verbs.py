@@ -45,7 +45,7 @@ def test_the_command_line_has_the_functions_names_and_defaults(name: str) -> Non
     assert mine.keys() == theirs.keys()
     for key, parameter in mine.items():
         assert theirs[key].default in (parameter.default, None if parameter.default == () else parameter.default)
-        assert theirs[key].kind == parameter.kind
+        assert theirs[key].kind in (parameter.kind, inspect.Parameter.POSITIONAL_ONLY)
     documented = inspect.getdoc(verb)
     assert documented is not None
     for key in mine:

@@ -46,12 +46,14 @@ def add(
     verb: Callable[..., Any],
     words: tuple[str, ...] = (),
     words_help: str = "",
+    by_place: bool = False,
     **spelt: tuple[Any, Callable[[Any], Any]],
 ) -> Callable[..., Any]:
     """Add a public function as a verb of the command line.
 
     `spelt` are further parameters with another form on the command line. The positional parameters in `words` share one
     list of words: the last word is the last parameter, all words before it are the first one (MODEL... IMAGES).
+    With `by_place` positional parameters have no flag.
     """
     ways = SPELT | spelt
     parameters = []
@@ -70,7 +72,10 @@ def add(
         elif annotation in (str | Path, str | Path | None):  # a model stays a string, anything else is a path
             kind = str if name == "model" else Path
             annotation = kind if annotation == str | Path else kind | None
-        parameters.append(parameter.replace(annotation=annotation, default=default))
+        parameter = parameter.replace(annotation=annotation, default=default)
+        if by_place and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            parameter = parameter.replace(kind=parameter.POSITIONAL_ONLY)
+        parameters.append(parameter)
     asked = inspect.Parameter("json_", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
     signature = inspect.Signature([*parameters, asked])
 

@@ -1,6 +1,9 @@
 """All verbs, in the order of the help. Their signatures and help texts are those of the library's functions."""
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from vader.cli.app import add
 from vader.cli.settings import parse_point
@@ -18,9 +21,9 @@ add(
     "of images, a .txt list, or one image.",
     at=(str | None, parse_point),
 )
-add(evaluate, models=(list[str], list), memory=(str | None, lambda text: text))
-add(compare, reports=(list[Path], list))
-add(propagate)
+add(evaluate, models=(Annotated[list[str], Parameter(negative="")], list), memory=(str | None, lambda text: text))
+add(compare, reports=(Annotated[list[Path], Parameter(negative="")], list))
+add(propagate, by_place=True)  # --video is the flag of the film
 add(index)
 add(retrieve)
 add(browse)
