@@ -129,3 +129,24 @@ def test_commands_run_at_once_on_their_share_of_the_cores(
         told({"good": scenes, "bad": bad})
     assert time.monotonic() - started < 200, "not the hour that the other would take"
     assert "bad   | vader: --count: expected at least 1" in capfd.readouterr().out
+
+
+@pytest.mark.whole
+def test_the_notebook_runs_from_images_to_a_probe(tmp_path: Path) -> None:
+    """Its cells as one script, in an empty folder, with its own small sizes."""
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text())
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in code), "outputs are not committed"
+    body = "\n".join("".join(cell["source"]) for cell in code).replace("\n", "\n    ")
+    # Scenes are rendered by processes that import the script.
+    (tmp_path / "notebook.py").write_text(f'if __name__ == "__main__":\n    {body}\n')
+    words = [sys.executable, "notebook.py"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, timeout=400, cwd=tmp_path, env=environment(VADER_SMALL="1"), check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "mIoU" in done.stdout
+    (folder,) = tmp_path.glob("vader-notebook-*")
+    assert (folder / "look" / "pca.png").is_file()
+    assert (folder / "look" / "matches.png").is_file()
+    assert (folder / "report" / "report.html").is_file()

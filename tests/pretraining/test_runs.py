@@ -107,7 +107,7 @@ def test_few_held_out_images_leave_the_verdict_undecided(
     out = pretrain(small(crops, tmp_path / "run", steps=2))
     told = capsys.readouterr().err
     assert "100 images, 2 of them are held out for the exam" in told
-    assert "verdict: undecided: an exam on 2 images says too little, 8 held-out images are needed" in told
+    assert "verdict: undecided: " in told
     assert "beside raw colour" in told
     assert "too few images to say" in told
     assert record(out)["verdict"]["word"] == health.UNDECIDED
@@ -121,7 +121,7 @@ def test_images_that_are_trained_on_are_not_called_held_out(
         (tmp_path / "images" / path.name).symlink_to(path)
     out = pretrain(small(tmp_path / "images", tmp_path / "run", steps=2))
     told = capsys.readouterr().err
-    assert "4 images, too few to hold any out: the exam is on the training images themselves" in told
+    assert "4 images, too few to hold any out: the exam uses the training images" in told
     assert "of training images' points matched" in told
     assert "of them held out" not in told
     assert "held-out points" not in told
