@@ -21,7 +21,18 @@ from threading import Thread
 from typing import IO
 
 import torch
-from scene_exams import ANGLE_NAMES, SMALL, THRESHOLDS, Counts, Sets, images_of, make_sets, nothing, propagation, sit
+from scene_exams import (
+    ANGLE_NAMES,
+    SMALL,
+    THRESHOLDS,
+    Counts,
+    Sets,
+    evaluate_on,
+    images_of,
+    make_sets,
+    nothing,
+    propagation,
+)
 from scene_pictures import groups
 
 from vader.encoders import DenseEncoder, fresh_encoder, open_encoder, reduce_by_pca
@@ -145,7 +156,9 @@ def examine(
     """Evaluate each encoder, two at a time, because an exam's steps are too small for all cores."""
     threads = max(1, torch.get_num_threads() // 2)
     with ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        yield from zip(encoders, pool.map(lambda one: sit(one, sets, seed, plain), encoders.values()), strict=True)
+        yield from zip(
+            encoders, pool.map(lambda one: evaluate_on(one, sets, seed, plain), encoders.values()), strict=True
+        )
 
 
 def table_of(scores: Scores, channels: dict[str, int], title: str, columns: dict[str, Column]) -> Table:

@@ -115,7 +115,7 @@ def propagation(counts: Counts) -> PropagationProtocol:
     return PropagationProtocol(radius=RADIUS * counts.clip_size[1])
 
 
-def sit(encoder: DenseEncoder, sets: Sets, seed: int, plain: bool = False) -> dict[str, float | list[float]]:
+def evaluate_on(encoder: DenseEncoder, sets: Sets, seed: int, plain: bool = False) -> dict[str, float | list[float]]:
     """One encoder's numbers; `seed` is the probes'. With `plain` also those at one exposure."""
     train, test = (extract(encoder, images_of(frames), dtype=torch.float16) for frames in (sets.train, sets.test))
     told = probes(sets, seed, train, test)

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from demo import COLUMNS, IMAGES, SETTINGS, SIDE, check, claim, vader
-from scene_exams import SMALL, Counts, make_sets, nothing, propagation, sit
+from scene_exams import SMALL, Counts, evaluate_on, make_sets, nothing, propagation
 
 from vader.encoders import fresh_encoder, open_encoder
 from vader.models.network import NetworkConfig
@@ -95,10 +95,10 @@ def main() -> None:
         for name in PAPER:
             run = train(a.folder, name, seed, a.steps)
             encoder = open_encoder(str(run))
-            found[name].append(sit(encoder, sets, seed))
+            found[name].append(evaluate_on(encoder, sets, seed))
             print(f"{name} {seed}: " + ", ".join(f"{key} {found[name][-1][key]:.3f}" for key in SCORES), flush=True)
         dense = NetworkConfig.model_validate(json.loads((run / "config.json").read_text())["network"])
-        found["not trained"].append(sit(fresh_encoder(dense, "not trained", seed), sets, seed))
+        found["not trained"].append(evaluate_on(fresh_encoder(dense, "not trained", seed), sets, seed))
     facts = describe(
         protocol={"exams": vars(counts), "training": " ".join(map(str, (*SETTINGS, *PAPERS))), "steps": a.steps,
                   "images": a.images, "image side": SIDE, "propagation": vars(propagation(counts))},

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 
 from vader.encoders import open_encoder
 from vader.encoders import tiling as tiles
-from vader.encoders.features import maps_of
+from vader.encoders.features import extract, map_of, maps_of
 from vader.encoders.fitting import reduce_by_pca
 from vader.encoders.opening import fresh_encoder
 from vader.encoders.tiling import by_tiles, spans, tile_for, weights
 from vader.errors import BadInput
 from vader.images.sources import list_images
 from vader.inference.maps import write_maps
+from vader.inference.propagation.clip import see
+from vader.inference.propagation.protocols import PropagationProtocol
 from vader.models.groupnorm import Statistics, settable_norms
 from vader.models.network import NetworkConfig
 
@@ -198,6 +201,35 @@ def test_patches_of_transformers_lie_where_the_images_do() -> None:
     images = torch.rand(1, 3, 100, 1500)
     assert spans(1500, 896, 128, math.lcm(32, patch))[1].start % patch == 0
     torch.testing.assert_close(by_tiles(embed, images, patch, 896, 128), embed(images), atol=1e-5, rtol=1e-4)
+
+
+def test_every_way_to_a_map_goes_by_tiles(picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Embed and index, show, exams' features, propagation: with a small limit all give the whole image's map."""
+    encoder = fresh_encoder(CONFIG, "ours")
+    image = (picture[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    way = PropagationProtocol(resize="short-stride", side=300)
+    ways: dict[str, Callable[[], Tensor]] = {
+        "map": lambda: map_of(encoder, image),
+        "embeddings": lambda: extract(encoder, [image], embed=True)[0],
+        "features": lambda: extract(encoder, [image])[0],
+        "propagation": lambda: see(encoder, image, way),
+    }
+    whole = {name: one() for name, one in ways.items()}
+    seen: list[int] = []
+    whole_features = encoder.features
+    monkeypatch.setattr(tiles, "TILE", 448)
+
+    def features(images: Tensor) -> Tensor:
+        seen.append(max(images.shape[2:]))
+        return whole_features(images)
+
+    encoder = replace(encoder, features=features)
+    for name, one in ways.items():
+        seen.clear()
+        found = one()
+        assert max(seen) <= 448, name
+        assert error(found[None], whole[name][None]) < 0.01, name
+        assert seams(found[None], whole[name][None]) < 0.01, name
 
 
 # --- On disk --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Axes: B images, C channels, H W pixels, h w cells of a level.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ HEAD_WIDTH = 64  # channels of an attention head in every ViT from Ti to g
 ONE_LINE = 200  # characters of a library's error message
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, ABC):
     """The base of a dense encoder: a network from images in [0, 1] to maps at several strides.
 
     `strides` (in pixels) and `channels` have one entry per level, finest first; sides of images must be multiples of
@@ -44,9 +45,9 @@ class Backbone(nn.Module):
         for word, values in zip(("mean", "std"), normalisation, strict=True):
             self.register_buffer(word, torch.tensor(values).view(3, 1, 1), persistent=False)
 
+    @abstractmethod
     def levels(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Compute the maps (B, C, h, w) of all levels, finest first."""
-        raise NotImplementedError  # in the subclasses
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """Return `levels`."""
