@@ -359,10 +359,8 @@ def browse(
     page = Path(out)
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"--out: expected a file name such as page.html, found {page}")
-    made = write_page(
-        open_index(Path(index)), page, count=count, model=model, device=choose_device(device), precision=precision
-    )
-    return Page(page, **made.as_json())
+    opened = open_index(Path(index))
+    return write_page(opened, page, count=count, model=model, device=choose_device(device), precision=precision)
 
 
 def _check_size(size: int | None) -> None:

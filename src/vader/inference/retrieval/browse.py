@@ -9,7 +9,7 @@ Axes: n cells of all images, D embedding, d directions kept, h w cells.
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from vader.errors import BadInput
 from vader.images.encode import jpeg
+from vader.inference.results import Page
 from vader.inference.retrieval.index import Index
 from vader.runtime.files import make_folder, write_atomic
 
@@ -31,23 +32,6 @@ DIRECTIONS = (64, 48, 32)  # the largest number that fits; if none does, the map
 THUMB, QUALITY = 480, 80  # pixels of the long side, and quality of JPEG
 LEVELS = 127
 TRIED = 200  # cells whose similarities to all cells are compared with the exact ones
-
-
-@dataclass(frozen=True)
-class Page:
-    """The contents of a page. `energy` is the share of the squared vectors that the directions keep, `error` the mean
-    difference between the page's similarities and those of the index."""
-
-    images: int
-    cells: int
-    dim: int
-    energy: float
-    error: float
-    bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return all numbers."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def write_page(
     page = _render(data)
     make_folder(out.parent)
     write_atomic(out, page)
-    return Page(len(images), start, len(packed.scale), packed.energy, error, len(page))
+    return Page(out, len(images), start, len(packed.scale), packed.energy, error, len(page))
 
 
 def fit_maps(
