@@ -177,7 +177,7 @@ def index(run: Run, folder: Path) -> dict[str, Any]:
 
 def propagated(run: Run, folder: Path) -> dict[str, Any]:
     """Masks carried through a clip."""
-    clip = next(path for path in sorted((folder / "davis" / "JPEGImages" / "480p").iterdir()))
+    *_, clip = sorted((folder / "davis" / "JPEGImages" / "480p").iterdir())  # the shorter one
     mask = folder / "davis" / "Annotations" / "480p" / clip.name / "00000.png"
     words = ["--masks", mask, "--out", "masks", "--device", "cpu", "--quiet"]
     run("propagate", "vader", clip, *words)
