@@ -71,7 +71,7 @@ def test_pretrain_is_the_function_whatever_was_imported_first(first: str, photos
             images={str(photos)!r}, out={str(tmp_path / "run")!r}, steps=1, batch=2, points=4, queue=16, bn_groups=1,
             network=network, views=dict(size=32), workers=0, held_out=2,
         )
-        assert vader.load(vader.pretrain(config=config, quiet=True).folder).config.dim == 8
+        assert vader.load(vader.pretrain(config, quiet=True)).config.dim == 8
     """
     code = textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=False)

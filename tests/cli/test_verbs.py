@@ -75,6 +75,7 @@ def test_pretrain_from_python_picks_a_recipe(photos: Path, tmp_path: Path) -> No
     network = vader.load(run.folder, device="cpu")
     assert isinstance(network, DenseNetwork)
     assert network.embed(torch.rand(1, 3, 32, 32)).shape == (1, 16, 8, 8)
+    assert Path(run) == run.folder, "a result is a path, too"
     resumed = vader.pretrain(resume=run.folder, extend=2, quiet=True)
     assert resumed.folder == run.folder
     with pytest.raises(BadUsage, match="expected IMAGES and --out RUN"):

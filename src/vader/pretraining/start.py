@@ -130,6 +130,8 @@ def pretrain(
     watch
         In Python only: a function called with the step and the network after every exam.
     """
+    if not (images is None or isinstance(images, str | Path)):  # vader.pretrain(config), as it was before
+        images, config = None, images
     given = {
         "recipe": recipe, "objective": objective, "encoder": encoder, "init": init, "freeze_encoder": freeze_encoder,
         "steps": steps, "epochs": epochs, "minutes": minutes, "batch": batch, "size": size, "queue": queue,
