@@ -3,8 +3,6 @@
 Names are loaded at their first use, so that `import vader` is fast.
 """
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -32,7 +30,7 @@ _WHERE = {
     "pretrain": "vader.pretraining.start",
     "propagate": "vader.inference.verbs",
     "retrieve": "vader.inference.verbs",
-    "scenes": "vader.scenes.verbs",
+    "scenes": "vader",
     "show": "vader.inference.verbs",
     "recipes": "vader.pretraining",
     "DenseEncoder": "vader.encoders.dense",
@@ -47,28 +45,14 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Package(ModuleType):
-    """A package whose verb `scenes` remains a function when the subpackage `vader.scenes` is imported.
-
-    `from vader.scenes.world import ...` finds the subpackage in `sys.modules` and does not need the attribute.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name == "scenes" and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'vader' has no attribute {name!r}")
     from importlib import import_module
 
     where = _WHERE[name]
-    if name == "recipes":
-        return import_module(f"{where}.recipes")
+    if name in ("recipes", "scenes"):  # modules; `vader.scenes` can be called
+        return import_module(f"{where}.{name}")
     return getattr(import_module(where), name)
 
 

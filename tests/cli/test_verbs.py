@@ -4,6 +4,7 @@ import inspect
 import json
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vader.cli.app import PYTHON_ONLY, app
 from vader.encoders import DenseEncoder
 from vader.errors import BadInput, BadUsage
 from vader.models.network import DenseNetwork
+from vader.scenes.verbs import scenes
 
 VERBS = ("browse", "compare", "embed", "evaluate", "index", "pretrain", "propagate", "retrieve", "scenes", "show")
 OTHERS = (
@@ -24,15 +26,21 @@ SPELT = {"settings": "--set", "film": "--video", "json_": "--json"}
 SETTINGS = {key: {"false": False, "none": None}.get(value, value) for key, value in SMALL.items()}  # type: ignore[call-overload]
 
 
+def function(name: str) -> Any:
+    """A verb. Of scenes the room itself can be called."""
+    return scenes if name == "scenes" else getattr(vader, name)
+
+
 def test_the_public_names() -> None:
     assert sorted(dir(vader)) == sorted([*VERBS, *OTHERS])
     assert all(callable(getattr(vader, name)) for name in VERBS)
+    assert inspect.signature(vader.scenes) == inspect.signature(scenes)
     assert (files("vader") / "py.typed").is_file()
 
 
 @pytest.mark.parametrize("name", VERBS)
 def test_the_command_line_has_the_functions_names_and_defaults(name: str) -> None:
-    verb, command = getattr(vader, name), app[name].default_command
+    verb, command = function(name), app[name].default_command
     assert command is not None
     assert command.__doc__ == verb.__doc__
     mine = dict(inspect.signature(verb).parameters)
@@ -52,9 +60,48 @@ def test_the_command_line_has_the_functions_names_and_defaults(name: str) -> Non
         assert f"\n{key}\n    " in documented, f"{name} has no text for {key}"
 
 
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda photos: vader.show("foo", "rgb", photos, out="o"), "--what: expected one of pca, matches, similar"),
+    (lambda photos: vader.show("pca", "rgb", photos, out="o", basis="foo"), "--basis"),
+    (lambda photos: vader.scenes("o", layout="foo"), "--layout"),
+    (lambda photos: vader.pretrain(photos, out="o", recipe="foo"), "--recipe: expected one of quick, default, paper"),
+    (lambda photos: vader.embed("rgb", photos, out="o", device="gpu"), "--device"),
+    (lambda photos: vader.embed("rgb", photos, out="o", precision="fp16"), "--precision"),
+    (lambda photos: vader.compare("ev1"), "ev1"),
+])  # fmt: skip
+def test_words_that_are_no_choice_are_refused_in_python_too(
+    call: Any, said: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=said):
+        call(photos)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loaded_network_is_a_model_like_any_other(photos: Path, tmp_path: Path) -> None:
+    run = vader.pretrain(photos, out=tmp_path / "run", steps=2, device="cpu", settings=SETTINGS, quiet=True)
+    network = vader.load(run, device="cpu")
+    words: Any = {"task": "match", "protocol": "warp-pck", "data": photos, "pictures": False, "quiet": True}
+    one = vader.evaluate(network, out=tmp_path / "a", device="cpu", **words)
+    two = vader.evaluate([run.folder], out=tmp_path / "b", device="cpu", **words)
+    first, second = (report.report.tables[0].rows[-1].cells for report in (one, two))
+    assert first == second
+    assert vader.show(
+        "pca", network, photos, out=tmp_path / "shown", count=2, device="cpu", quiet=True
+    ).picture.is_file()
+
+
+def test_a_whole_config_stands_alone(photos: Path, tmp_path: Path) -> None:
+    config = vader.recipes.quick(photos, tmp_path / "run", 12)
+    for beside in ({"resume": tmp_path}, {"steps": 3}, {"seed": 0}, {"freeze_encoder": True}):
+        with pytest.raises(BadUsage, match=f"found {next(iter(beside))}"):
+            vader.pretrain(config=config, **beside)
+    assert not (tmp_path / "run").exists()
+
+
 def test_flags_mean_the_same_in_every_verb() -> None:
     for name in VERBS:
-        parameters = inspect.signature(getattr(vader, name)).parameters
+        parameters = inspect.signature(function(name)).parameters
         for flag, default in (("device", "auto"), ("quiet", False)):
             if flag in parameters:
                 assert parameters[flag].default == default

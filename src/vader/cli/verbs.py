@@ -27,4 +27,4 @@ add(propagate, by_place=True)  # --video is the flag of the film
 add(index)
 add(retrieve)
 add(browse)
-add(scenes)
+add(scenes, size=(str, str))

@@ -87,8 +87,18 @@ def open_encoders(
     return [open_encoder(one, device, files[one], precision) if isinstance(one, str) else one for one in specs]
 
 
+def as_encoder(model: str | Path | DenseEncoder | Network, device: str | torch.device = "cpu") -> str | DenseEncoder:
+    """A word of `open_encoder` for a path; the encoder of a network that `load` gave; others as they are."""
+    if isinstance(model, Network):
+        sha = str(model.card.get("sha256", ""))[:16]
+        facts: dict[str, Any] = {"source": "model", "loaded": _all(model), "sha256": sha, "lineage": model.card}
+        name = f"model {sha[:8]}".strip()
+        return _with_facts(_read_ours(model, None, name, facts, device), name)
+    return str(model) if isinstance(model, Path) else model
+
+
 def open_for_images(
-    spec: str | Path,
+    spec: str | Path | DenseEncoder | Network,
     images: ImageList,
     size: int | None,
     device: str,
@@ -97,7 +107,8 @@ def open_for_images(
     say: Say = silent,
 ) -> DenseEncoder:
     """Open the encoder of a spec; if it must be fitted, fit it on 64 images at equal distances in the list."""
-    encoder = open_encoder(str(spec), device, precision=precision)
+    given = as_encoder(spec, device)
+    encoder = open_encoder(given, device, precision=precision) if isinstance(given, str) else given
     if encoder.pending is None:
         return encoder
     some = Some(images, FITTED_ON, size)

@@ -161,7 +161,8 @@ def whole_statistics(
                     norm.window = (*_shares(row), *_shares(column))
                 run(row, column)
             for norm in norms:
-                norm.given, norm.gathered, norm.window = norm.gathered, None, None
+                counted = norm.gathered if norm.gathered and norm.gathered.count else None
+                norm.given, norm.gathered, norm.window = counted, None, None
         yield
     finally:
         for norm in norms:

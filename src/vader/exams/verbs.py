@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vader.errors import BadInput
+from vader.runtime.verb import verb
 
 if TYPE_CHECKING:
     from vader.encoders.dense import DenseEncoder
@@ -35,6 +36,7 @@ class Comparison:
         return to_json(self.report)
 
 
+@verb
 def evaluate(
     models: "str | Path | DenseEncoder | Sequence[str | Path | DenseEncoder]",
     *,
@@ -88,21 +90,26 @@ def evaluate(
         No progress on standard error.
     """
     from vader.encoders.dense import DenseEncoder
+    from vader.encoders.opening import as_encoder
     from vader.exams.evaluate import evaluate_encoders
+    from vader.models.network import Network
+    from vader.runtime.processes import choose_device
     from vader.runtime.progress import to_stderr
 
-    listed = [models] if isinstance(models, str | Path | DenseEncoder) else list(models)
+    alone = isinstance(models, str | Path | DenseEncoder | Network)
+    listed: list[Any] = [models] if alone else list(models)  # type: ignore[arg-type]
     if not listed:
         raise BadInput("expected at least one MODEL, found none; vader evaluate --help says what can be one")
     return evaluate_encoders(
-        [str(one) if isinstance(one, Path) else one for one in listed], task, protocol,
+        [as_encoder(one, choose_device(device)) for one in listed], task, protocol,
         None if data is None else Path(data), Path(out), trials=trials, seed=seed, memory=memory, batch=batch,
         device=device, precision=precision, weights=None if weights is None else Path(weights), pictures=pictures,
         say=None if quiet else to_stderr,
     )  # fmt: skip
 
 
-def compare(reports: Sequence[str | Path], *, out: str | Path | None = None) -> Comparison:
+@verb
+def compare(reports: str | Path | Sequence[str | Path], *, out: str | Path | None = None) -> Comparison:
     """Join reports of one protocol on the same data into one table; different ones are refused.
 
     Parameters
@@ -114,7 +121,8 @@ def compare(reports: Sequence[str | Path], *, out: str | Path | None = None) -> 
     """
     from vader.exams.compare import join_reports, write_comparison
 
-    report = join_reports([Path(folder) for folder in reports])
+    folders = [reports] if isinstance(reports, str | Path) else reports
+    report = join_reports([Path(folder) for folder in folders])
     if out is not None:
         write_comparison(report, Path(out))
     return Comparison(report, None if out is None else Path(out))

@@ -5,10 +5,11 @@ The command line uses the same signatures and docstrings. Heavy imports happen w
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vader.errors import BadInput
 from vader.inference.results import Drawn, Embedded, Found, Indexed, Page, Propagated
+from vader.runtime.verb import verb
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -16,6 +17,7 @@ Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 
+@verb
 def embed(
     model: str | Path,
     images: str | Path,
@@ -80,6 +82,7 @@ def embed(
     return done
 
 
+@verb
 def show(
     what: Literal["pca", "matches", "similar"],
     models: str | Path | Sequence[str | Path],
@@ -136,7 +139,7 @@ def show(
     if count < 1:
         raise BadInput(f"--count: expected at least 1, found {count}")
     _check_size(size)
-    specs = [models] if isinstance(models, str | Path) else list(models)
+    specs: list[Any] = list(models) if isinstance(models, list | tuple) else [models]
     if not specs:
         raise BadInput("expected at least one MODEL, found none")
     where, listed, folder = choose_device(device), list_images(Path(images)), Path(out)
@@ -150,6 +153,7 @@ def show(
     return Drawn(pictures.show_similar(encoders, listed, folder, count, at, size))
 
 
+@verb
 def propagate(
     model: str | Path,
     video: str | Path,
@@ -209,6 +213,7 @@ def propagate(
     )  # fmt: skip
 
 
+@verb
 def index(
     model: str | Path,
     images: str | Path,
@@ -272,15 +277,16 @@ def index(
     return Indexed(Path(out), made["pictures"], made["cells"], made["dim"], made["quality"]["recall"], made)
 
 
+@verb
 def retrieve(
     index: str | Path,
     image: str | Path,
     *,
-    at: Sequence[Point] = (),
-    box: Sequence[Box] = (),
+    at: Point | Sequence[Point] = (),
+    box: Box | Sequence[Box] = (),
     top: int = 8,
     out: str | Path | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Found:
@@ -316,22 +322,22 @@ def retrieve(
     picture = None if out is None else Path(out)
     if picture is not None and picture.suffix.lower() not in (".png", ".jpg", ".jpeg", ".pdf", ".svg"):
         raise BadInput(f"--out: expected a file name such as hits.png, found {picture}")
-    opened = open_index(Path(index))
-    answer = find(
-        opened, opened.open_model(model, choose_device(device), precision), Path(image), list(at), list(box), top
-    )
+    opened, words = open_index(Path(index)), None if model is None else str(model)
+    opened_model = opened.open_model(words, choose_device(device), precision)
+    answer = find(opened, opened_model, Path(image), _several(at), _several(box), top)
     if picture is not None:
         draw_answer(answer, picture)
     hits = tuple(hit.as_json() for hit in answer.hits)
     return Found(hits, answer.ms, opened.manifest["quality"], picture)
 
 
+@verb
 def browse(
     index: str | Path,
     *,
     out: str | Path,
     count: int | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     device: Device = "auto",
     precision: Precision = "fp32",
 ) -> Page:
@@ -360,7 +366,19 @@ def browse(
     if page.suffix.lower() not in (".html", ".htm"):
         raise BadInput(f"--out: expected a file name such as page.html, found {page}")
     opened = open_index(Path(index))
-    return write_page(opened, page, count=count, model=model, device=choose_device(device), precision=precision)
+    return write_page(
+        opened,
+        page,
+        count=count,
+        model=None if model is None else str(model),
+        device=choose_device(device),
+        precision=precision,
+    )
+
+
+def _several(places: Any) -> list[Any]:
+    """One point or box, or several -> several."""
+    return [places] if places and isinstance(places[0], int | float) else list(places)
 
 
 def _check_size(size: int | None) -> None:

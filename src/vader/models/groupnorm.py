@@ -55,7 +55,9 @@ class GroupNorm(nn.GroupNorm):
             self.gathered = self.gathered or Statistics()
             h, w = input.shape[2:]
             top, bottom, left, right = (round(share * n) for share, n in zip(self.window, (h, h, w, w), strict=True))
-            self.gathered.add(input[:, :, top:bottom, left:right], self.num_groups)
+            part = input[:, :, top:bottom, left:right]
+            if part.numel():  # of a map of one cell a core may have none
+                self.gathered.add(part, self.num_groups)
         if self.given is None or input.dim() != 4:
             return super().forward(input)
         found = self.given.normalise(input, self.weight, self.bias, self.eps)
@@ -66,6 +68,14 @@ class GroupNorm(nn.GroupNorm):
 _SETTABLE: dict[type, type] = {nn.GroupNorm: GroupNorm}
 
 
+def _settable(kind: type) -> type:
+    """A class of timm's with statistics that can be set; it has a name in this module, so that it can be pickled."""
+    name = f"Settable{kind.__name__}"
+    made = type(name, (GroupNorm, kind), {"__module__": __name__})
+    globals()[name] = made
+    return made
+
+
 def settable_norms(network: nn.Module) -> list[GroupNorm]:
     """Make the statistics of a network's group norms settable (timm's too); return the norms in order."""
     found: list[GroupNorm] = []
@@ -74,7 +84,7 @@ def settable_norms(network: nn.Module) -> list[GroupNorm]:
             kind = type(module)
             if not isinstance(module, GroupNorm):
                 if kind not in _SETTABLE:
-                    _SETTABLE[kind] = type(kind.__name__, (GroupNorm, kind), {})
+                    _SETTABLE[kind] = _settable(kind)
                 module.__class__ = _SETTABLE[kind]
             assert isinstance(module, GroupNorm)
             found.append(module)

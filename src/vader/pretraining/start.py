@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vader.errors import BadInput, BadUsage
+from vader.runtime.verb import verb
 
 if TYPE_CHECKING:
     from vader.models.network import Network
@@ -46,6 +47,7 @@ class Pretrained:
         }  # fmt: skip
 
 
+@verb
 def pretrain(
     images: str | Path | None = None,
     *,
@@ -144,6 +146,9 @@ def pretrain(
     from vader.runtime.files import removed_if_empty
 
     if isinstance(config, PretrainConfig):
+        beside = [*(["resume"] if resume is not None else []), *(name for name in _given(given) if name != "config")]
+        if beside:
+            raise BadUsage(f"config: a PretrainConfig contains all settings, found {', '.join(beside)} beside it")
         if images is not None or out is not None:
             raise BadUsage("config: a PretrainConfig contains images and out; leave out these two arguments")
         return _result(run_pretraining(config, quiet=quiet, watch=watch))
@@ -178,13 +183,17 @@ def _result(folder: Path) -> Pretrained:
     return Pretrained(folder, folder / "model.safetensors", steps, record["verdict"]["text"], record["scores"])
 
 
+def _given(words: dict[str, Any]) -> list[str]:
+    """The names of the words that say something."""
+    return [name for name, value in words.items() if not (value is None or value is False or value in ("auto", [], {}))]
+
+
 def _resumed_config(run: Path, given: dict[str, Any]) -> "PretrainConfig":
     """Return the config of a run to resume. Only the number of workers may differ: it changes no result."""
     from vader.pretraining.config import read_config
 
     config = read_config(run)
-    unset: tuple[Any, ...] = (None, False, "auto", [], {})
-    kept = [name for name, value in given.items() if value not in unset and name != "workers"]
+    kept = [name for name in _given(given) if name != "workers"]
     if kept:
         flag = "set" if kept[0] == "settings" else kept[0].replace("_", "-")
         raise BadInput(f"--resume: a run keeps its settings, found --{flag}; leave it out")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vader.errors import BadInput
+from vader.runtime.verb import verb
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class Rendered:
         return {"out": str(self.folder)} | self.summary
 
 
+@verb
 def scenes(
     out: str | Path,
     *,
     layout: Literal["images", "voc", "cityscapes", "nyu", "davis", "coco"],
     count: int = 100,
-    size: str = "224x224",
+    size: str | int | tuple[int, int] = "224x224",
     seed: int = 0,
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
@@ -77,8 +79,9 @@ def scenes(
     return Rendered(Path(out), summary)
 
 
-def _sides(text: str) -> tuple[int, int]:
-    """'HxW' -> (H, W)."""
+def _sides(size: str | int | tuple[int, int]) -> tuple[int, int]:
+    """'HxW', one side, or (H, W) -> (H, W)."""
+    text = f"{size}x{size}" if isinstance(size, int) else size if isinstance(size, str) else "x".join(map(str, size))
     height, _, width = text.lower().partition("x")
     if not (height.isdecimal() and width.isdecimal()):
         raise BadInput(f"--size: expected HxW in pixels, such as 480x640, found {text!r}")
