@@ -31,11 +31,11 @@ demo-photos: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m "not whole" --durations=20
 
-# They wait for processes much of their time: three beside each other keep two cores busy.
 test-rest: $(INSTALLED)
-	$(PYTEST) -n 3 -m whole --durations=20
+	$(PYTEST) -m whole --durations=20
 
-test-all: test test-rest
+test-all: $(INSTALLED)
+	$(PYTEST) --durations=20
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

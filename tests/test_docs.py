@@ -99,6 +99,8 @@ def words_of(text: str) -> list[str]:
             kept += ["--steps", "4"]
     elif words[:1] and words[0] in FAST:
         kept += ["--device", "cpu"]
+    if words[:1] == ["evaluate"] and "--no-pictures" not in kept:
+        kept += ["--no-pictures"]
     return kept
 
 
