@@ -256,7 +256,7 @@ def test_what_a_document_has_to_run() -> None:
     )
     assert told == [
         "evaluate", "random:test_resnet@hypercolumn:128", "random:test_resnet", "random:test_vit", "--trials", "1",
-        "--task", "match", "--device", "cpu",
+        "--task", "match", "--device", "cpu", "--no-pictures",
     ]  # fmt: skip
     assert words_of("vader pretrain --resume run --extend 5000") == ["pretrain", "--resume", "run", "--extend", "2"]
     assert all(f"{key}=" in " ".join(settings()) for key in SMALL)
